@@ -1,0 +1,24 @@
+"""One random view as numbers (`View`, `Drawn`), its random numbers (`sample_random`) and its execution (`render`).
+
+A leaf: imports nothing of this repository but itself, relatively, so the folder works wherever it is copied to.
+"""
+
+from .papers import (
+    BARLOW_TWINS,
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    CIFAR_BARLOW_TWINS,
+    CIFAR_PROBE_EVAL,
+    CIFAR_PROBE_TRAIN,
+    CIFAR_SIMCLR,
+    CIFAR_VICREG,
+    MOCO_V3_RN50,
+    MOCO_V3_VIT,
+    PROBE_EVAL,
+    PROBE_TRAIN,
+    SIMCLR,
+    VICREG,
+)
+from .pil import normalize, render, render_center
+from .random import mix, sample_random
+from .view import IMAGENET_MEAN, IMAGENET_STD, Center, Drawn, View

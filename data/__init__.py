@@ -1,0 +1,4 @@
+"""Image sets, and which sample comes at which step. Sets are specifications that `open` on a folder."""
+
+from .images import BadImage, read_image
+from .sets import Cifar10, ImageFolder, ImageSet, Shapes

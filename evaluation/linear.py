@@ -1,0 +1,144 @@
+"""Linear probe on cached features: many heads in one batched tensor, the best chosen on a held-out part of *train*."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .protocols import Cached
+
+MOMENTUM = 0.9
+INIT_STD = 0.01
+CHUNK = 2**25  # logits held at once while scoring: 128 MB
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is chosen on held-out training rows."""
+
+    lr: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The setting that was taken and how it did on the held-out rows."""
+
+    setting: Setting
+    holdout_top1: float  # percent
+    at_edge: bool  # the lowest or highest learning rate of the grid: a better one may lie outside
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Linear classifiers: weight (S, H, D, C), bias (S, H, C) for S seeds and H settings, on features standardised as in training."""
+
+    mean: Tensor  # (D,)
+    scale: Tensor  # (D,): 1 / standard deviation, 0 where a feature is constant
+    weight: Tensor
+    bias: Tensor
+
+    def score(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns top-1 and top-5 in percent and the mean cross-entropy, (S, H) each, of rows (N, D) with classes (N,)."""
+        S, H, D, C = self.weight.shape
+        weight = self.weight.permute(2, 0, 1, 3).reshape(D, S * H * C)
+        right1, right5, loss = (torch.zeros(S, H, dtype=torch.float64, device=weight.device) for _ in range(3))
+        size = max(1, CHUNK // (S * H * C))
+        for rows, classes in zip(x.split(size), y.split(size), strict=True):
+            z = ((rows.to(weight.device) - self.mean) * self.scale @ weight).view(-1, S, H, C) + self.bias
+            classes = classes.to(weight.device)[:, None, None, None].expand(-1, S, H, 1)
+            # topk, not "how many are higher": of equal logits (a collapsed encoder) only one may count.
+            hit = z.topk(min(5, C), dim=3).indices == classes
+            right1 += hit[..., 0].sum(dim=0)
+            right5 += hit.any(dim=3).sum(dim=0)
+            loss += (z.logsumexp(dim=3) - z.gather(3, classes)[..., 0]).sum(dim=0)
+        return 100 * right1.cpu() / len(x), 100 * right5.cpu() / len(x), loss.cpu() / len(x)
+
+
+def fit(
+    x: Tensor, y: Tensor, num_classes: int, protocol: Cached, seeds: Sequence[int], device: torch.device
+) -> tuple[Heads, Choice]:
+    """Returns one head a seed, weight (S, 1, D, C), trained on all rows with the setting chosen on a held-out part of them.
+
+    Args:
+        x: (N, D) training features. y: (N,) classes.
+
+    Raises:
+        ValueError: no class has two rows, so that none can be held out.
+    """
+    held = holdout(y, protocol.holdout)
+    settings = [Setting(lr, decay) for decay in protocol.weight_decays for lr in protocol.lrs]
+    candidates = train_heads(x[~held], y[~held], num_classes, settings, seeds[:1], protocol, device)
+    top1, _, loss = (score[0].tolist() for score in candidates.score(x[held], y[held]))
+    # Of equally many right answers the lower loss; a head that diverged (nan) never wins.
+    best = min(range(len(settings)), key=lambda i: (-top1[i], loss[i] if math.isfinite(loss[i]) else math.inf))
+    choice = Choice(settings[best], top1[best], settings[best].lr in (min(protocol.lrs), max(protocol.lrs)))
+    return train_heads(x, y, num_classes, [settings[best]], seeds, protocol, device), choice
+
+
+def holdout(y: Tensor, part: float) -> Tensor:
+    """Returns which rows are held out, (N,) bool: `part` of every class, at least one row of a class that has two or more.
+
+    A function of the labels alone: drawn at random, since neighbours in a folder are often near-copies, with a fixed seed.
+
+    Raises:
+        ValueError: no class has two rows.
+    """
+    rng = np.random.default_rng(0)
+    held = torch.zeros(len(y), dtype=torch.bool)
+    for label in range(int(y.max()) + 1):
+        rows = torch.from_numpy(rng.permutation((y == label).nonzero().flatten().numpy()))
+        if len(rows) >= 2:
+            held[rows[: max(1, round(part * len(rows)))]] = True
+    if not held.any():
+        raise ValueError("a linear probe needs a class with two training images: the learning rate is chosen on held-out ones")
+    return held
+
+
+def train_heads(
+    x: Tensor, y: Tensor, num_classes: int, settings: Sequence[Setting], seeds: Sequence[int], protocol: Cached, device: torch.device
+) -> Heads:
+    """Returns softmax regressions for every seed and setting, all trained at once; each is what it would be alone.
+
+    A seed decides the order of rows and the initial head; settings share both. The weight, not the bias, decays.
+    """
+    x, y = x.to(device), y.to(device)
+    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
+    # A feature is constant if it varies by less than float32 can tell: dividing by that would blow rounding up.
+    constant = std <= 1e-6 * torch.maximum(mean.abs(), std.max())
+    scale = torch.where(constant, 0.0, 1 / std)
+    (N, D), S, H, C = x.shape, len(seeds), len(settings), num_classes
+    batch = min(protocol.batch_size, N)
+    num_steps, per_epoch = protocol.num_steps(N), max(1, N // batch)
+
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    first = torch.stack([torch.randn(D, 1, C, generator=g) for g in generators]).mul_(INIT_STD)
+    weight = first.expand(S, D, H, C).reshape(S, D, H * C).to(device)
+    bias = torch.zeros(S, 1, H * C, device=device)
+    lr = torch.tensor([s.lr for s in settings], device=device).repeat_interleave(C)  # (H * C,)
+    decay = torch.tensor([s.weight_decay for s in settings], device=device).repeat_interleave(C)
+    weight_velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
+    row = torch.arange(batch, device=device)
+
+    for step in range(num_steps):
+        if step % per_epoch == 0:
+            order = torch.stack([torch.randperm(N, generator=g) for g in generators]).to(device)  # (S, N)
+        position = step % per_epoch * batch
+        rows = order[:, position : position + batch]  # (S, n)
+        inputs = (x[rows] - mean) * scale  # (S, n, D)
+        # The gradient of the mean cross-entropy by the logits is (softmax - one-hot) / n.
+        error = torch.baddbmm(bias, inputs, weight).view(S, batch, H, C).softmax(dim=3)
+        error[torch.arange(S, device=device)[:, None], row, :, y[rows]] -= 1
+        error = error.view(S, batch, H * C).div_(batch)
+        weight_velocity.mul_(MOMENTUM).baddbmm_(inputs.mT, error).addcmul_(weight, decay)
+        bias_velocity.mul_(MOMENTUM).add_(error.sum(dim=1, keepdim=True))
+        rate = lr * (0.5 * (1 + math.cos(math.pi * step / num_steps)))
+        weight.addcmul_(weight_velocity, rate, value=-1)
+        bias.addcmul_(bias_velocity, rate, value=-1)
+
+    return Heads(mean, scale, weight.view(S, D, H, C).transpose(1, 2), bias.view(S, H, C))

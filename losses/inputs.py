@@ -1,0 +1,53 @@
+"""What every loss does with its inputs before the maths: precision and shapes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def at_least_float32(function: Callable[P, R]) -> Callable[P, R]:
+    """Returns `function` with its half-precision tensors promoted to float32 and autocast switched off inside it.
+
+    float32 and float64 stay as they are. Without the switch a matrix product inside an autocast region would run in
+    bfloat16 or float16 although its inputs are float32.
+    """
+
+    @functools.wraps(function)
+    def promoted(*args: P.args, **kwargs: P.kwargs) -> R:
+        values: list[Any] = [_promote(value) for value in args]
+        named: dict[str, Any] = {name: _promote(value) for name, value in kwargs.items()}
+        devices = [value.device.type for value in (*values, *named.values()) if isinstance(value, Tensor)]
+        if not devices:  # a wrong call: Python's own message names what is missing
+            return function(*args, **kwargs)
+        with torch.autocast(devices[0], enabled=False):
+            return function(*values, **named)
+
+    return promoted
+
+
+def _promote(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.is_floating_point() and value.element_size() < 4
+    return value.float() if half else value
+
+
+def check_pair(a: Tensor, b: Tensor) -> None:
+    """Checks that two views can be compared row by row.
+
+    Raises:
+        ValueError: unless both are floating-point (N, D) of the same shape and type with N >= 2 and D >= 1.
+    """
+    if a.ndim != 2 or a.shape != b.shape or a.shape[0] < 2 or a.shape[1] < 1:
+        raise ValueError(
+            f"embeddings have shapes {tuple(a.shape)} and {tuple(b.shape)}; "
+            "a loss of two views needs (N, D) twice, with the same N >= 2 rows and D >= 1 features"
+        )
+    if a.dtype != b.dtype or not a.is_floating_point():
+        raise ValueError(f"embeddings have types {a.dtype} and {b.dtype}; both must be the same floating-point type")

@@ -1,0 +1,116 @@
+"""Backbones: any timm network by name, with the CIFAR stems, and exact activation checkpointing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import timm
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+Stem = Literal["imagenet", "cifar", "cifar-pad2"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A timm network without its classifier, as a specification that `build` turns into a module.
+
+    Args:
+        name: any name `timm.list_models()` knows. timm zeroes the last BatchNorm gamma of each residual block, as the
+            Barlow Twins and VICReg code asks for (`zero_init_residual=True`).
+        kwargs: passed to `timm.create_model`, such as `{"num_heads": 12}` for the 12-head ViT-S of MoCo v3
+            (arXiv 2104.02057, section 5.1; timm's own ViT-S has 6 heads).
+        stem: "imagenet" leaves the network as it is. "cifar" makes the first convolution 3x3, stride 1, padding 1 and
+            drops the max-pool (SimCLR, arXiv 2002.05709, appendix B.9). "cifar-pad2" pads by 2, so that a 32 x 32
+            image gives 34 x 34 maps: solo-learn's variant (solo/methods/base.py at 9187ea3), which its CIFAR numbers
+            need.
+    """
+
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    stem: Stem = "imagenet"
+
+    def build(self) -> tuple[nn.Module, int]:
+        """Returns the module, (n, 3, H, W) -> (n, width), freshly initialised from torch's default generator, and its
+        width.
+
+        Raises:
+            ValueError: timm does not know the name, does not take the arguments, or the stem does not fit the network.
+        """
+        if not timm.is_model(self.name):
+            close = difflib.get_close_matches(self.name, timm.list_models(), n=3)
+            hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the names"
+            raise ValueError(f"backbone {self.name!r} is not a timm model; {hint}")
+        try:
+            module = timm.create_model(self.name, pretrained=False, num_classes=0, **self.kwargs)
+        except TypeError as error:
+            raise ValueError(f"backbone {self.name!r} does not take {dict(self.kwargs)!r}: {error}") from error
+        if self.stem != "imagenet":
+            _cifar_stem(module, self)
+        width = getattr(module, "head_hidden_size", None) or module.num_features
+        return module, int(width)
+
+
+def _cifar_stem(module: nn.Module, spec: Backbone) -> None:
+    padding = {"cifar": 1, "cifar-pad2": 2}.get(spec.stem)
+    if padding is None:
+        raise ValueError(f"stem {spec.stem!r} is none of 'imagenet', 'cifar', 'cifar-pad2'")
+    first = getattr(module, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or not hasattr(module, "maxpool"):
+        raise ValueError(
+            f"stem {spec.stem!r} needs a ResNet whose first layer is one convolution; {spec.name!r} has none: "
+            "use stem='imagenet', or a plain resnet such as resnet18"
+        )
+    conv = nn.Conv2d(first.in_channels, first.out_channels, kernel_size=3, stride=1, padding=padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as timm initialises a ResNet
+    module.conv1 = conv
+    module.maxpool = nn.Identity()
+
+
+def recompute_activations(module: nn.Module) -> int:
+    """Makes each residual or transformer block forget its activations and recompute them in backward; returns how many.
+
+    Gradients *and BatchNorm's running statistics* are exactly those of the plain network: while a block is recomputed
+    its BatchNorm layers use the batch's statistics but do not count the batch a second time (timm's own
+    `set_grad_checkpointing` does, which moves the running statistics twice a step).
+
+    Raises:
+        ValueError: the network has no blocks that we know how to find.
+    """
+    blocks = list(_blocks(module))
+    if not blocks:
+        raise ValueError(f"activation checkpointing finds no blocks in {type(module).__name__}: leave the flag out")
+    for block in blocks:
+        norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        block.forward = partial(  # ty: ignore[invalid-assignment]
+            checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, norms)
+        )
+    return len(blocks)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for name in ("layer1", "layer2", "layer3", "layer4", "blocks", "stages"):
+        group = getattr(module, name, None)
+        if isinstance(group, nn.Sequential | nn.ModuleList):
+            yield from group.children()
+
+
+def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _uncounted(norms)
+
+
+@contextmanager
+def _uncounted(norms: list[_BatchNorm]) -> Iterator[None]:
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,0 +1,38 @@
+"""Pretrained encoders as a folder that timm loads: config.json and model.safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm.models
+import torch
+from torch import nn
+
+from .backbone import Backbone
+
+
+def export_encoder(module: nn.Module, spec: Backbone, folder: Path, preprocessing: dict[str, Any]) -> Path:
+    """Writes `folder/config.json` and `folder/model.safetensors`; returns the weights' path.
+
+    `timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0)` reloads it exactly. timm's supervised
+    defaults are overwritten by `preprocessing`. timm has no name for a CIFAR stem: such a folder is loaded by
+    `Backbone(name, kwargs, stem)`, as config.json says under "stem"; timm itself refuses it, since a shape differs.
+
+    Args:
+        module: the encoder that `spec` built.
+        preprocessing: of evaluation: `input_size` (3, H, W), `mean`, `std`, `crop_pct` (crop over short side),
+        `interpolation`.
+    """
+    module = module.to(memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]  (safetensors wants it)
+    extra: dict[str, Any] = {} if spec.stem == "imagenet" else {"stem": spec.stem}
+    extra["pretrained_cfg"] = {"tag": "", "license": "unknown", "origin_url": ""}  # not those of timm's own weights
+    timm.models.save_for_hf(
+        module,
+        str(folder),
+        model_config=extra,
+        model_args=dict(spec.kwargs),
+        safe_serialization=True,
+        data_config=preprocessing,
+    )
+    return folder / "model.safetensors"

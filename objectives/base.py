@@ -1,0 +1,67 @@
+"""The seam between the training loop and a method: what every objective offers, and the step that DDP wraps."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Batch(NamedTuple):
+    """This rank's rows of one global batch.
+
+    views: V tensors (n, 3, H, W): uint8 from the loader, float32 and normalised once on the device.
+    index: (n,) the samples' positions in the training set.
+    label: (n,) class numbers; objectives do not look at them.
+    """
+
+    views: tuple[Tensor, ...]
+    index: Tensor
+    label: Tensor
+
+
+class Objective(nn.Module):
+    """Networks and a loss. All state is a parameter or a buffer, so that one state_dict resumes everything."""
+
+    encoder: nn.Module  # what pretraining is for: (n, 3, H, W) -> (n, width)
+
+    def embed(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Returns this rank's embeddings by name, each (n, D): networks only, no exchange between ranks."""
+        raise NotImplementedError
+
+    def terms(self, z: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """Returns named terms whose sum is the loss of the *whole* batch; gathers if it compares samples."""
+        raise NotImplementedError
+
+    def after_step(self, z: dict[str, Tensor], progress: float) -> None:
+        """Called after the optimiser: a teacher, queue or centre moves here. Default: nothing."""
+
+
+class Step(nn.Module):
+    """One forward: `embed` under autocast, then `terms` without. This is what DistributedDataParallel wraps."""
+
+    def __init__(self, objective: Objective, precision: Precision = "fp32") -> None:
+        super().__init__()
+        self.objective = objective
+        self.precision = precision
+
+    def forward(self, batch: Batch, progress: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns (terms, detached embeddings) at `progress` in [0, 1) of the run."""
+        with autocast(batch.views[0].device, self.precision):
+            z = self.objective.embed(batch, progress)
+        # Promoted before anything is gathered: sums over ranks in half precision would make the loss depend on their
+        # number.
+        z = {name: value if value.dtype == torch.float64 else value.float() for name, value in z.items()}
+        terms = self.objective.terms(z, progress)
+        return terms, {name: value.detach() for name, value in z.items()}
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Returns the context in which networks run at `precision` ("fp32": as they are)."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])

@@ -1,0 +1,47 @@
+"""Joint embedding of two views: Barlow Twins, VICReg, SimCLR, N-pairs, sample correlation differ only in the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from models import Backbone, Mlp
+from parallel import gather
+
+from .base import Batch, Objective
+
+
+class JointEmbedding(Objective):
+    """loss(head(encoder(view 1)), head(encoder(view 2))), on the rows of all ranks.
+
+    The two views go through the network in two forwards, as in the official Barlow Twins and VICReg code: BatchNorm's
+    statistics are each view's own.
+
+    Args:
+        encoder: the backbone; its width is the head's input.
+        head: the projector; what the loss sees is thrown away after pretraining.
+        loss: called on (N, D), (N, D) of the whole batch; returns named terms whose sum is the loss.
+    """
+
+    def __init__(self, encoder: Backbone, head: Mlp, loss: Callable[[Tensor, Tensor], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.encoder, width = encoder.build()
+        self.head: nn.Module = head.build(width)
+        self.loss = loss
+
+    def embed(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Returns {"a", "b"}: (n, D) for each of the two views."""
+        first, second = batch.views
+        return {"a": self.head(self.encoder(first)), "b": self.head(self.encoder(second))}
+
+    def terms(self, z: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """Returns the loss's terms on the gathered rows."""
+        return self.loss(gather(z["a"]), gather(z["b"]))
+
+    def sanity(self, num_rows: int) -> Any:
+        """Returns the loss's values when collapsed, independent and perfect, for `num_rows` rows; None if it has none."""
+        lines = getattr(self.loss, "sanity", None)
+        width = next(m.out_features for m in reversed(list(self.head.modules())) if isinstance(m, nn.Linear))
+        return lines(num_rows, width) if lines else None

@@ -1,0 +1,329 @@
+"""Pretrain a backbone by one recipe, on this machine or as one rank of a job.
+
+    python pretrain.py                                       the recipes, a line each
+    python pretrain.py barlow_twins_rn50 --help              its knobs, with default, meaning and source
+    python pretrain.py barlow_twins_rn50 --data D --out O    run it; the same command again resumes it
+    torchrun --nproc-per-node 8 pretrain.py ...              on several GPUs: the same losses as on one
+
+Exit codes: 0 done; 2 bad input, nothing was overwritten; 75 stopped by a signal after saving: run the same command
+again; the others stand in training/stop.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from training import stop
+
+# before torch starts threads: they and the data workers inherit the mask, and a signal waits for the step's end
+stop.block()
+
+import dataclasses
+import multiprocessing
+import time
+from typing import Any
+
+import recipes
+
+GO, STOP, BAD_INPUT = 0, 1, 2  # what a rank says at the top of a step; the highest is done by all
+SAVE_FAILED_EXIT = 74  # EX_IOERR: asked to stop, but the checkpoint could not be written; an older one is whole
+PROBE_ROWS = 128
+PROBE_EPOCH = 2**31  # no run gets there: the probe batch has an order and views of its own
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, recipes.names()))
+        print("usage: python pretrain.py RECIPE --out DIR [--data DIR] [flags]   (RECIPE --help lists its flags)\n")
+        for name in recipes.names():
+            print(f"  {name:<{width}}  {recipes.summary(name)}")
+        return 0
+    try:
+        return pretrain(argv[0], argv[1:])
+    except ValueError as error:  # what a user can mend; every rank finds it, one says it
+        if stop.is_first_rank():
+            complain(str(error))
+        return stop.BAD_INPUT_EXIT
+
+
+class Leave(Exception):  # noqa: N818  (leaving is no error)
+    """Ends the training loop on every rank at the same step."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def pretrain(name: str, argv: list[str]) -> int:
+    """Trains the recipe called `name` with the given flags; returns the exit code.
+
+    Raises:
+        ValueError: bad input, found before any training starts.
+    """
+    function = recipes.load(name)  # torch is imported here, so that the list above is instant
+
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    from augmentations import mix
+    from data.loader import StepBatches, load, steps_per_epoch, to_device
+    from data.order import epoch_order
+    from diagnostics.collapse import collapse_warning
+    from diagnostics.probe import diagnose
+    from diagnostics.progress import Progress
+    from diagnostics.record import Record
+    from models import recompute_activations
+    from objectives import Step
+    from parallel import start, synchronise_batch_norm
+    from training import checkpoint, command, run_folder
+    from training.optimizers import describe_groups
+    from training.recipe import describe
+    from training.schedule import learning_rate, set_learning_rate
+
+    # 1. What to run. All that a user can get wrong is found out before training, and nothing is overwritten.
+    knobs, place = command.parse(function, argv, prog=f"pretrain.py {name}", description=recipes.summary(name))
+    recipe = function(**knobs)
+    if place.precision != "recipe":
+        recipe = dataclasses.replace(recipe, precision=place.precision)
+    described = describe(recipe)
+    world = start(place.device, place.timeout_min)
+    device = world.device
+    if recipe.precision == "fp16" and device.type != "cuda":
+        raise ValueError("precision fp16 needs a GPU: take --precision bf16 or fp32 on a CPU")
+    images = recipe.data.open(place.data, "train")
+    if recipe.evaluate:
+        recipe.data.open(place.data, "test")  # a missing test split is better found now than after days
+    epoch_steps = steps_per_epoch(images, recipe.batch_size, world)
+    total_steps = recipe.epochs * epoch_steps
+    warmup_steps = round(recipe.warmup_epochs * epoch_steps)
+    heatmap_every = max(1, total_steps // 20) if place.heatmap_every is None else place.heatmap_every
+
+    # 2. Networks and optimiser. Weights are drawn on the CPU from the seed: the same on every machine and rank.
+    torch.manual_seed(recipe.seed)
+    objective = synchronise_batch_norm(recipe.objective(), device).to(device)
+    if place.channels_last:
+        objective = objective.to(memory_format=torch.channels_last)
+    if place.recompute:
+        recompute_activations(objective.encoder)
+    if place.compile:
+        objective.encoder.compile()
+    optimizer = recipe.optimizer.build(objective)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    forward: torch.nn.Module = Step(objective, recipe.precision)
+    if world.size > 1:
+        forward = DistributedDataParallel(forward, broadcast_buffers=False)
+
+    # 3. The run folder, and where the run stands. One rank looks, all of them hear.
+    def claim() -> str | None:
+        try:
+            run_folder.open_run(place.out, name, knobs, described, recipes.source_text(name))
+        except ValueError as error:
+            return str(error)
+        return None
+
+    refused = world.from_main(claim() if world.is_main else None)
+    if refused:
+        raise ValueError(refused)
+    if world.from_main(checkpoint.is_done(place.out)):
+        if world.is_main:
+            print(f"this run is finished: {place.out / 'encoder'}")
+        return 0
+    checkpoints = place.out / "checkpoints"
+    newest, damaged = world.from_main(checkpoint.newest(checkpoints) if world.is_main else None)
+    if damaged and newest is None:
+        raise ValueError(
+            f"--out {place.out}: every checkpoint is damaged; restore one, or take a new folder to start over"
+        )
+    step = 0  # the number of updates made: with the seed it is the whole position of the run
+    if newest is not None:
+        state = checkpoint.load(newest)
+        objective.load_state_dict(state["objective"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        step = state["step"]
+        del state
+
+    # 4. The input path, and the record of the run, which rank 0 writes.
+    batches = StepBatches(
+        images, recipe.views, recipe.seed, recipe.batch_size, world.rank, world.size, place.skip_bad_images
+    )
+    loader = load(batches, step, total_steps, place.workers, device.type == "cuda", stop.in_worker)
+    queue = iter(loader)  # workers start here, before other threads do
+    record = progress = None
+    if world.is_main:
+        attempt = run_folder.record_attempt(place.out, world.size, device, place)
+        print(f"{name}: {len(images)} images, {recipe.epochs} epochs, {total_steps} steps of {recipe.batch_size} rows")
+        print(f"{world.size} x {device}, {recipe.precision}, run folder {place.out}")
+        print(describe_groups(optimizer), flush=True)
+        record = Record(place.out, place.wandb, described, place.out.name, place.wandb_project)
+        record.event("start", step=step, attempt=attempt, world_size=world.size)
+        for file, fault in damaged.items():
+            complain(f"skipped a damaged checkpoint: {file}: {fault}")
+            record.event("damaged_checkpoint", path=str(file), fault=fault)
+        if step:
+            print(f"resumed at step {step} from {newest}", flush=True)
+        progress = Progress(total_steps, step, recipe.batch_size, epoch_steps)
+
+        # Heatmaps compare over time only on a fixed batch: one the training never draws, of an epoch that never comes.
+        rows = epoch_order(recipe.seed, PROBE_EPOCH, len(images))[: min(PROBE_ROWS, recipe.batch_size)]
+        fixed = batches.render(rows, PROBE_EPOCH)
+        probe = None if fixed.error else to_device(fixed.batch, recipe.views, device, place.channels_last)
+
+    def look(loss: float | None = None) -> None:
+        """Draws the heatmaps and measures the embeddings of the probe batch, in eval mode: nothing is changed by it."""
+        if record is None or probe is None:
+            return
+        objective.eval()
+        with torch.inference_mode():
+            first, second = list(objective.embed(probe, step / total_steps).values())[:2]
+        objective.train()
+        numbers, pictures = diagnose(first.float(), second.float(), step, place.out / "heatmaps", probe.label)
+        record.metrics(step, numbers)
+        record.images(step, pictures)
+        statistics = {key.removeprefix("probe/"): value for key, value in numbers.items()}
+        sanity = objective.sanity(recipe.batch_size)
+        warning = collapse_warning(statistics, *first.shape, step, loss, sanity)
+        if warning:
+            complain(f"step {step}: {warning}")
+            record.event("collapse", step=step, warning=warning)
+
+    def save() -> bool:
+        """Saves the state after `step` updates, if it is finite; returns whether it could be written."""
+        state = {
+            "step": step,
+            "recipe": described,
+            "objective": objective.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+        }
+        if int(first_bad) >= 0:
+            raise Leave(stop.NON_FINITE_EXIT, f"the loss of step {int(first_bad)} is not finite")
+        infinite = world.from_main(checkpoint.all_finite(state) if world.is_main else None)
+        if infinite:
+            raise Leave(stop.NON_FINITE_EXIT, f"{infinite} is not finite after step {step}")
+        unread = sorted({message for messages in world.collect(replaced) for message in messages})
+        replaced.clear()
+        if record:
+            for message in unread:
+                record.event("bad_image", message=message)
+            try:
+                checkpoint.save(checkpoints, step, state, place.keep)
+            except checkpoint.CheckpointError as error:  # a full disk does not end the run: the next save may succeed
+                complain(str(error))
+                record.event("save_failed", step=step, error=str(error))
+                return False
+        return True
+
+    # 5. Train.
+    first_bad = torch.full((), -1, device=device)  # step of the first non-finite loss; read only where we wait anyway
+    replaced: list[str] = []  # unreadable images since the last save
+    stop.watch_interrupt()
+    code = 0
+    try:
+        if step == 0 and heatmap_every:
+            look()
+        while step < total_steps:
+            began = time.perf_counter()
+            loaded = next(queue)
+            waited = time.perf_counter() - began
+            replaced += loaded.replaced
+
+            # All ranks leave at the same step: one small exchange between hosts, which waits for no GPU.
+            signal = stop.pending()
+            verdict = world.highest(BAD_INPUT if loaded.error else STOP if signal else GO)
+            if verdict:
+                saved = save()
+                if verdict == BAD_INPUT:
+                    found = next(message for message in world.collect(loaded.error) if message)
+                    raise Leave(stop.BAD_INPUT_EXIT, f"{found}; --skip-bad-images replaces such images and lists them")
+                if not saved:
+                    raise Leave(SAVE_FAILED_EXIT, f"stopped at step {step} without a checkpoint of it")
+                raise Leave(
+                    stop.STOPPED_EXIT,
+                    f"stopped by {signal or 'another rank'} at step {step}, saved: run the same command again",
+                )
+
+            torch.manual_seed(mix(recipe.seed, step, world.rank))  # dropout and drop-path: a function of the step, too
+            set_learning_rate(optimizer, learning_rate(step, total_steps, warmup_steps, recipe.final_lr))
+            batch = to_device(loaded.batch, recipe.views, device, place.channels_last)
+            terms, z = forward(batch, step / total_steps)
+            loss = torch.stack(list(terms.values())).sum()
+            first_bad = torch.where((first_bad < 0) & ~loss.detach().isfinite(), step, first_bad)
+            scaler.scale(loss).backward()
+            if recipe.clip_grad is not None:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(objective.parameters(), recipe.clip_grad)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            objective.after_step(z, step / total_steps)
+
+            logged = step % place.log_every == 0 or step == total_steps
+            if logged:
+                # the one wait for the device: everything is read in one copy
+                *values, bad = torch.stack([loss, *terms.values(), first_bad]).detach().double().tolist()
+                if bad >= 0:
+                    raise Leave(stop.NON_FINITE_EXIT, f"the loss of step {int(bad)} is not finite")
+                if record and progress:
+                    names = ["loss", *(f"loss/{term}" for term in terms)]
+                    lr = optimizer.param_groups[0]["lr"]
+                    progress.update(step, values[0], lr, waited)
+                    speed = progress.images_per_second
+                    record.metrics(
+                        step,
+                        dict(zip(names, values, strict=True))
+                        | {"lr": lr, "epoch": step / epoch_steps, "images_per_second": speed},
+                    )
+            elif progress:
+                progress.update(step, data_wait=waited)
+            if heatmap_every and (step % heatmap_every == 0 or step == total_steps):
+                look(values[0] if logged else None)
+            if step % place.save_every == 0 or step == total_steps:
+                save()
+
+        # 6. The encoder, and what it is worth.
+        if record:
+            finish(objective.encoder, recipe, place)
+            checkpoint.mark_done(place.out, step)
+    except Leave as leave:
+        code = leave.code
+        if world.is_main:
+            complain(str(leave))
+            if record:
+                record.event("stop", step=step, code=code, reason=str(leave))
+    finally:
+        if progress:
+            progress.close()
+        if record:
+            record.finish(code)
+        for worker in multiprocessing.active_children():
+            worker.kill()  # they ignore SIGTERM, and a hanging exit would look like a running job
+        world.stop()
+    return code
+
+
+def finish(encoder: Any, recipe: Any, place: Any) -> None:
+    """Exports the encoder, evaluates it where the recipe says so, and names the files worth opening."""
+    from models import export_encoder
+
+    view = recipe.eval_view
+    preprocessing = {
+        "input_size": (3, view.size, view.size),
+        "mean": view.mean,
+        "std": view.std,
+        "crop_pct": view.size / view.resize if view.resize else 1.0,
+        "interpolation": view.interpolation,
+    }
+    spec = recipe.objective.keywords["encoder"]
+    export_encoder(encoder, spec, place.out / "encoder", preprocessing)
+
+
+def complain(text: str) -> None:
+    """Prints one line to stderr."""
+    print(f"pretrain.py: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What a run needs besides networks and data: optimisers, schedule, checkpoints, stopping. Imports nothing itself."""

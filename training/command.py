@@ -1,0 +1,93 @@
+"""The command line of a recipe: its knobs (what is learned) and its place (where and how it runs)."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+
+from objectives.base import Precision
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how to run. Nothing here changes what is learned, but for --precision, which the record keeps."""
+
+    out: Path
+    """run folder: made if it is not there, resumed if it holds this run"""
+    data: Path | None = None
+    """folder of the images (not needed by recipes that generate theirs)"""
+    workers: int = 2
+    """processes on each rank that decode and render; the batches are the same for any number"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where to train; auto takes a GPU if there is one"""
+    precision: Literal["recipe"] | Precision = "recipe"
+    """of the networks, instead of the recipe's"""
+    save_every: int = 500
+    """steps between checkpoints; a kill repeats at most that many"""
+    keep: int = 2
+    """newest checkpoints kept"""
+    log_every: int = 10
+    """steps between lines of metrics.jsonl; each costs one wait for the device"""
+    heatmap_every: int | None = None
+    """steps between heatmaps of the fixed probe batch; default: twenty in the run, 0: none"""
+    skip_bad_images: bool = False
+    """replace unreadable images by their neighbours and list them in events.jsonl, instead of stopping"""
+    wandb: Literal["off", "offline", "online"] = "off"
+    """mirror of metrics and heatmaps; metrics.jsonl is always written"""
+    wandb_project: str = "ssl-pretraining"
+    """wandb project"""
+    channels_last: bool = True
+    """memory layout of convolutions"""
+    compile: bool = False
+    """torch.compile the encoder"""
+    recompute: bool = False
+    """activation checkpointing: recompute each block in backward; exact, less memory, about a third more time"""
+    timeout_min: float = 10.0
+    """minutes after which ranks stop waiting for a dead one; keep it below the lead of the scheduler's signal"""
+
+    def __post_init__(self) -> None:
+        for name in ("save_every", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} should be at least 1")
+        if self.workers < 0 or (self.heatmap_every or 0) < 0 or self.timeout_min <= 0:
+            raise ValueError("--workers and --heatmap-every should not be negative, --timeout-min should be positive")
+
+
+def parse(recipe: Callable, argv: Sequence[str], prog: str, description: str) -> tuple[dict[str, Any], Place]:
+    """Returns (the recipe's knobs by name, the place) from the command line.
+
+    tyro prints help, and answers an unknown flag or a wrong type with a suggestion and exit code 2.
+    """
+    hints = get_type_hints(recipe, include_extras=True)
+    fields: list[tuple[str, Any, Any]] = []
+    for name, parameter in inspect.signature(recipe).parameters.items():
+        fields.append((name, _with_help(hints[name]), dataclasses.field(default=parameter.default)))
+    knobs_type = dataclasses.make_dataclass("Knobs", fields, frozen=True)
+    knobs_type.__doc__ = "What is learned. Another value is another run."
+    both = dataclasses.make_dataclass(
+        "Arguments",
+        [
+            ("knobs", Annotated[knobs_type, tyro.conf.arg(name="")]),
+            ("place", Annotated[Place, tyro.conf.arg(name="")]),
+        ],
+    )
+    both.__doc__ = description
+    arguments: Any = tyro.cli(
+        both, args=list(argv), prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    return {f.name: getattr(arguments.knobs, f.name) for f in dataclasses.fields(knobs_type)}, arguments.place
+
+
+def _with_help(hint: Any) -> Any:
+    """Returns Annotated[type, "meaning; value, source"] as tyro wants its help."""
+    if get_origin(hint) is not Annotated:
+        return hint
+    kind, *notes = get_args(hint)
+    texts = [note for note in notes if isinstance(note, str)]
+    return Annotated[kind, tyro.conf.arg(help=" ".join(texts))]
