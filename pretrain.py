@@ -20,10 +20,17 @@ stop.block()
 
 import dataclasses
 import multiprocessing
+import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import recipes
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.command import Place
+    from training.recipe import Recipe
 
 GO, STOP, BAD_INPUT = 0, 1, 2  # what a rank says at the top of a step; the highest is done by all
 SAVE_FAILED_EXIT = 74  # EX_IOERR: asked to stop, but the checkpoint could not be written; an older one is whole
@@ -45,6 +52,11 @@ def main(argv: list[str]) -> int:
         if stop.is_first_rank():
             complain(str(error))
         return stop.BAD_INPUT_EXIT
+    finally:
+        # Data workers hold SIGTERM back, which is what a Python that exits would send them, and then wait for ever.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call their end an error
+        for worker in multiprocessing.active_children():
+            worker.kill()
 
 
 class Leave(Exception):  # noqa: N818  (leaving is no error)
@@ -75,7 +87,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     from diagnostics.record import Record
     from models import recompute_activations
     from objectives import Step
-    from parallel import start, synchronise_batch_norm
+    from parallel import start_world, synchronise_batch_norm
     from training import checkpoint, command, run_folder
     from training.optimizers import describe_groups
     from training.recipe import describe
@@ -87,12 +99,12 @@ def pretrain(name: str, argv: list[str]) -> int:
     if place.precision != "recipe":
         recipe = dataclasses.replace(recipe, precision=place.precision)
     described = describe(recipe)
-    world = start(place.device, place.timeout_min)
+    world = start_world(place.device, place.timeout_min)
     device = world.device
     if recipe.precision == "fp16" and device.type != "cuda":
         raise ValueError("precision fp16 needs a GPU: take --precision bf16 or fp32 on a CPU")
     images = recipe.data.open(place.data, "train")
-    if recipe.evaluate:
+    if recipe.evaluate and place.evaluate:
         recipe.data.open(place.data, "test")  # a missing test split is better found now than after days
     epoch_steps = steps_per_epoch(images, recipe.batch_size, world)
     total_steps = recipe.epochs * epoch_steps
@@ -152,12 +164,11 @@ def pretrain(name: str, argv: list[str]) -> int:
     queue = iter(loader)  # workers start here, before other threads do
     record = progress = None
     if world.is_main:
-        attempt = run_folder.record_attempt(place.out, world.size, device, place)
+        run_folder.record_attempt(place.out, world.size, device, vars(place))
         print(f"{name}: {len(images)} images, {recipe.epochs} epochs, {total_steps} steps of {recipe.batch_size} rows")
         print(f"{world.size} x {device}, {recipe.precision}, run folder {place.out}")
         print(describe_groups(optimizer), flush=True)
-        record = Record(place.out, place.wandb, described, place.out.name, place.wandb_project)
-        record.event("start", step=step, attempt=attempt, world_size=world.size)
+        record = Record(place.out, place.wandb, described, place.out.name, place.wandb_project, step)
         for file, fault in damaged.items():
             complain(f"skipped a damaged checkpoint: {file}: {fault}")
             record.event("damaged_checkpoint", path=str(file), fault=fault)
@@ -218,6 +229,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     # 5. Train.
     first_bad = torch.full((), -1, device=device)  # step of the first non-finite loss; read only where we wait anyway
     replaced: list[str] = []  # unreadable images since the last save
+    timed = (step, time.perf_counter())
     stop.watch_interrupt()
     code = 0
     try:
@@ -230,8 +242,8 @@ def pretrain(name: str, argv: list[str]) -> int:
             replaced += loaded.replaced
 
             # All ranks leave at the same step: one small exchange between hosts, which waits for no GPU.
-            signal = stop.pending()
-            verdict = world.highest(BAD_INPUT if loaded.error else STOP if signal else GO)
+            notice = stop.pending()
+            verdict = world.highest(BAD_INPUT if loaded.error else STOP if notice else GO)
             if verdict:
                 saved = save()
                 if verdict == BAD_INPUT:
@@ -241,7 +253,7 @@ def pretrain(name: str, argv: list[str]) -> int:
                     raise Leave(SAVE_FAILED_EXIT, f"stopped at step {step} without a checkpoint of it")
                 raise Leave(
                     stop.STOPPED_EXIT,
-                    f"stopped by {signal or 'another rank'} at step {step}, saved: run the same command again",
+                    f"stopped by {notice or 'another rank'} at step {step}, saved: run the same command again",
                 )
 
             torch.manual_seed(mix(recipe.seed, step, world.rank))  # dropout and drop-path: a function of the step, too
@@ -267,26 +279,28 @@ def pretrain(name: str, argv: list[str]) -> int:
                 if bad >= 0:
                     raise Leave(stop.NON_FINITE_EXIT, f"the loss of step {int(bad)} is not finite")
                 if record and progress:
-                    names = ["loss", *(f"loss/{term}" for term in terms)]
+                    now = time.perf_counter()
+                    speed = (step - timed[0]) * recipe.batch_size / (now - timed[1])
+                    timed = (step, now)
                     lr = optimizer.param_groups[0]["lr"]
                     progress.update(step, values[0], lr, waited)
-                    speed = progress.images_per_second
-                    record.metrics(
-                        step,
-                        dict(zip(names, values, strict=True))
-                        | {"lr": lr, "epoch": step / epoch_steps, "images_per_second": speed},
-                    )
+                    names = ["loss", *(f"loss/{term}" for term in terms)]
+                    numbers = {"lr": lr, "epoch": step / epoch_steps, "images_per_second": speed}
+                    record.metrics(step, dict(zip(names, values, strict=True)) | numbers)
             elif progress:
                 progress.update(step, data_wait=waited)
             if heatmap_every and (step % heatmap_every == 0 or step == total_steps):
                 look(values[0] if logged else None)
-            if step % place.save_every == 0 or step == total_steps:
-                save()
+            if (step % place.save_every == 0 or step == total_steps) and not save() and step == total_steps:
+                raise Leave(SAVE_FAILED_EXIT, "trained to the end, but the last checkpoint could not be written")
 
         # 6. The encoder, and what it is worth.
         if record:
-            finish(objective.encoder, recipe, place)
-            checkpoint.mark_done(place.out, step)
+            try:
+                finish(objective.encoder, recipe, place, device)
+                checkpoint.mark_done(place.out, step)
+            except (OSError, checkpoint.CheckpointError) as error:
+                raise Leave(SAVE_FAILED_EXIT, f"trained to the end and saved, but: {error}") from error
     except Leave as leave:
         code = leave.code
         if world.is_main:
@@ -298,17 +312,20 @@ def pretrain(name: str, argv: list[str]) -> int:
             progress.close()
         if record:
             record.finish(code)
-        for worker in multiprocessing.active_children():
-            worker.kill()  # they ignore SIGTERM, and a hanging exit would look like a running job
         world.stop()
     return code
 
 
-def finish(encoder: Any, recipe: Any, place: Any) -> None:
-    """Exports the encoder, evaluates it where the recipe says so, and names the files worth opening."""
-    from models import export_encoder
+def finish(encoder: torch.nn.Module, recipe: Recipe, place: Place, device: torch.device) -> None:
+    """Exports the encoder, evaluates it where the recipe asks for it, and names the files worth opening."""
+    import torch
 
-    view = recipe.eval_view
+    from diagnostics.heatmap import montage
+    from evaluation.table import compare, format_table
+    from models import export_encoder
+    from training.atomic import write_json_atomic
+
+    view, spec = recipe.eval_view, recipe.objective.keywords["encoder"]
     preprocessing = {
         "input_size": (3, view.size, view.size),
         "mean": view.mean,
@@ -316,8 +333,25 @@ def finish(encoder: Any, recipe: Any, place: Any) -> None:
         "crop_pct": view.size / view.resize if view.resize else 1.0,
         "interpolation": view.interpolation,
     }
-    spec = recipe.objective.keywords["encoder"]
-    export_encoder(encoder, spec, place.out / "encoder", preprocessing)
+    worth = {"encoder": export_encoder(encoder, spec, place.out / "encoder", preprocessing).parent}
+    if recipe.evaluate and place.evaluate:
+        torch.manual_seed(recipe.seed)
+        encoders = {"pretrained": encoder, "random init": spec.build()[0].to(device)}
+        sets = (recipe.data.open(place.data, "train"), recipe.data.open(place.data, "test"))
+        rows = compare(encoders, *sets, view, device, place.workers, recipe.seed)
+        print(f"\n{format_table(rows)}\n", flush=True)
+        worth["evaluation"] = place.out / "evaluation.json"
+        write_json_atomic(
+            worth["evaluation"], {row.encoder: {k: m.values for k, m in row.metrics.items()} for row in rows}
+        )
+    pictures = sorted((place.out / "heatmaps" / "cross_correlation").glob("step_*.png"))
+    if pictures:
+        chosen = sorted({0, len(pictures) // 2, len(pictures) - 1})
+        worth["heatmaps"] = place.out / "heatmaps" / "cross_correlation.png"
+        montage([pictures[n] for n in chosen], worth["heatmaps"], ["start", "middle", "end"][-len(chosen) :])
+    worth["metrics"] = place.out / "metrics.jsonl"
+    worth["recipe"] = place.out / "recipe.json"
+    print("worth opening:\n" + "\n".join(f"  {path}" for path in worth.values()), flush=True)
 
 
 def complain(text: str) -> None:

@@ -8,9 +8,9 @@ Time: median over the repeats, alternating which goes first; the ratio is the me
 its lowest and highest. Only ratios carry over to another machine.
 
 Memory: peak resident size (VmHWM, reset through /proc/self/clear_refs) of one forward and backward above the resident
-size just before, inputs in place and one warm-up done; median of three. In a process of its own, where every freed block
-of 64 KB or more goes back to the system (MALLOC_MMAP_THRESHOLD_). Unlike torch's profiler it sees scratch space of the
-matrix products; it needs Linux: elsewhere the columns show "-".
+size just before, inputs in place and one warm-up done; the higher of two. In a process of its own, where every freed
+block of 64 KB or more goes back to the system (MALLOC_MMAP_THRESHOLD_). Unlike torch's profiler it sees scratch space
+of the matrix products; it needs Linux: elsewhere the columns show "-".
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def step(formula: Formula, a: Tensor, b: Tensor) -> None:
 
 
 def check_equal(case: Case) -> None:
-    """Stops unless both forms give the same value and gradients: else their times would not compare."""
+    """Stops unless both forms give the same value and gradients, else their times would not compare. Warms both up."""
     a, b = case.inputs()
     official, ours = ((form(a, b), form) for form in case.forms())
     torch.testing.assert_close(ours[0], official[0], rtol=1e-4, atol=0)
@@ -135,8 +135,6 @@ def seconds(case: Case, repeats: int) -> dict[str, Any]:
     """Returns median seconds of both forms, and the ratio official / ours as (median, lowest, highest)."""
     a, b = case.inputs()
     forms, taken = case.forms(), ([], [])
-    for form in forms:
-        step(form, a, b)
     for repeat in range(repeats):
         for which in (0, 1) if repeat % 2 else (1, 0):
             start = time.perf_counter()
@@ -158,19 +156,19 @@ def resident(field: str) -> int:
 
 
 def peak_bytes(case: Case) -> dict[str, float]:
-    """Returns the median of three peaks of one forward and backward above the state before it, in bytes."""
+    """Returns the higher of two peaks of one forward and backward above the state before it, in bytes."""
     result = {}
     for name, form in zip(("official_bytes", "ours_bytes"), case.forms()):
         a, b = case.inputs()
         peaks = []
         step(form, a, b)
-        for _ in range(3):
+        for _ in range(2):
             a.grad = b.grad = None
             Path("/proc/self/clear_refs").write_text("5")
             before = resident("VmRSS")
             step(form, a, b)
             peaks.append(resident("VmHWM") - before)
-        result[name] = statistics.median(peaks)
+        result[name] = max(peaks)
     return result
 
 

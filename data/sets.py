@@ -157,7 +157,7 @@ def scan(folder: Path) -> Files:
         loose = sum(entry.name.lower().endswith(SUFFIXES) for entry in entries)
         if loose:
             raise ValueError(
-                f"--data: {folder} is flat: {loose} images and no class folders. Move each image into a folder named after "
+                f"--data: {folder} is flat: {loose} images, no class folders. Move each into a folder named after "
                 "its class (for ImageNet's val/: the synset folders that the devkit's ground truth lists)"
             )
         raise ValueError(f"--data: {folder} is empty: it should hold a folder a class, each with images")

@@ -84,6 +84,6 @@ def rankme_limit(num_rows: int, num_features: int) -> float:
 
 
 def stands_on_collapsed_line(loss: float, sanity: SanityLines) -> bool:
-    """Whether the loss is at its collapsed value, where that value can be told from the one of independent embeddings."""
+    """Whether the loss is at its collapsed value; False where independent embeddings give nearly the same."""
     band = LOSS_BAND * abs(sanity.collapsed - sanity.perfect)
     return abs(loss - sanity.collapsed) <= band < abs(sanity.independent - sanity.collapsed) / 2

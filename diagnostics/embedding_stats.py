@@ -43,10 +43,13 @@ def rankme(z: Tensor) -> float:
 
     p_k = s_k / sum(s) + 1e-7 with s the singular values; RankMe = exp(-sum p_k log p_k).
 
-    Source: Garrido et al. 2023, arXiv 2210.02885, equations 1 and 2. The rows are taken as they are, neither centred nor
-    normalised. The paper measures on 25,600 images; on a probe of N rows the value is bounded by N.
+    Source: Garrido et al. 2023, arXiv 2210.02885, equations 1 and 2. The rows are taken as they are, neither centred
+    nor normalised. The paper measures on 25,600 images; on a probe of N rows the value is bounded by N. NaN if an
+    embedding is not finite.
     """
     z = z.detach().double()
+    if not z.isfinite().all():
+        return math.nan
     # The smaller Gram matrix has the squared singular values: seconds become milliseconds at D = 8192. Squaring costs
     # half the digits, 1e-8 of the largest, a tenth of the epsilon.
     gram = z @ z.T if len(z) <= z.shape[1] else z.T @ z
@@ -58,9 +61,9 @@ def rankme(z: Tensor) -> float:
 def feature_std(z: Tensor) -> tuple[float, float]:
     """Mean and smallest standard deviation over the D features of l2-normalised embeddings (N, D), times sqrt(D).
 
-    1 is a sphere filled evenly, 0 a point. The mean is at most 1, and its square at most 1 minus the mean cosine between
-    rows: so 0.1 means that two images' embeddings have a cosine of about 0.99 on average. A smallest value of 0 is a
-    dead feature.
+    1 is a sphere filled evenly, 0 a point. The mean is at most 1, and its square at most 1 minus the mean cosine
+    between rows: 0.1 goes with a cosine of about 0.99 between two images' embeddings. A smallest value of 0 is a dead
+    feature.
 
     Source: Chen and He 2021 (SimSiam), arXiv 2011.10566, section 4.1 and figure 2, there without the sqrt(D).
     """
@@ -77,9 +80,9 @@ def alignment(a: Tensor, b: Tensor) -> float:
 
 
 def uniformity(z: Tensor) -> float:
-    """log of the mean over pairs of exp(-2 distance^2) of l2-normalised embeddings (N, D): 0 is a point, lower is better.
+    """log of the mean over pairs of exp(-2 distance^2) of l2-normalised embeddings (N, D).
 
-    Evenly filled spheres of many dimensions come near -4, the value of orthogonal pairs.
+    0 for a point, lower is wider. Orthogonal pairs give -4, and so nearly does a wide sphere filled evenly.
 
     Source: Wang and Isola 2020, arXiv 2005.10242, section 4.1, with t = 2, over the N(N-1)/2 pairs.
     """
@@ -98,7 +101,7 @@ def matrix_statistics(matrix: Tensor) -> dict[str, float]:
         top1: share of rows whose largest entry is on the diagonal. Of the similarities (N, N) of two views this is
             retrieval: the fraction of images whose other view is the nearest.
     """
-    assert matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1], matrix.shape
+    assert matrix.shape == (len(matrix), len(matrix)), matrix.shape
     num = len(matrix)
     diagonal = matrix.diagonal().double()
     off = matrix.detach().abs()

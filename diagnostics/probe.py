@@ -21,8 +21,8 @@ def diagnose(
         step: optimiser steps done, in the titles and in the file names.
         folder: gets `cosine_similarity/`, `cross_correlation/` and `sample_correlation/`, in each a `step_0000100.png`
             and the numbers as float16 `.npy`. A step that is repeated after a resume replaces its files.
-        labels: (N,) class of each image: the rows of both N x N matrices are then ordered by class. No statistic depends
-            on the order.
+        labels: (N,) class of each image: the rows of both N x N matrices are then ordered by class. No statistic
+            depends on the order.
 
     Returns:
         the numbers, as `probe/rankme` and `probe/cosine_similarity/off_diagonal` (see `embedding_statistics` and

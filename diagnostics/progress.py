@@ -68,7 +68,7 @@ class Progress:
             print(line, file=self._stream, flush=True)
         else:
             self._bar.set_postfix_str(line, refresh=False)
-            self._bar.update(step - self._bar.n)
+            self._bar.n = step
             self._bar.refresh()
         self._said_step, self._said_at, self._wait = step, now, 0.0
 

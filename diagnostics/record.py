@@ -84,8 +84,9 @@ class Record:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The metrics of a run folder, one dict for each step in order, as if the run had never been interrupted.
 
-    A later attempt supersedes what earlier ones logged after its own first step: those steps were repeated, or are about
-    to be. At one step values add up, those of the newest attempt first. `attempt` and `time` are of the newest line.
+    A later attempt supersedes what earlier ones logged after its own first step: those steps were repeated, or are
+    about to be.
+    At one step values add up, those of the newest attempt winning; `attempt` and `time` are of its newest line.
     """
     lines = [line for line in _lines(folder / METRICS) if {"step", "attempt"} <= line.keys()]
     first: dict[int, int] = {}
@@ -104,7 +105,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
 
 
 class _Appender:
-    """Appends JSON lines to a file. A full disk costs lines, never the run: it is said once and counted."""
+    """Appends JSON lines to a file. A full disk costs lines, never the run; it is said once."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)  # one write call a line: nothing waits in this process
@@ -115,11 +116,14 @@ class _Appender:
         text = json.dumps(_plain(line), allow_nan=False, default=str)
         data = ("\n" if self._torn else "").encode() + text.encode() + b"\n"
         try:
-            self._torn = self._file.write(data) != len(data)  # a nearly full disk takes a part without an error
+            self._torn = self._file.write(data) != len(data)
+            problem = "only a part of a line fitted"  # a nearly full disk takes a part without an error
         except OSError as error:
-            self._torn, self._lost = True, self._lost + 1
+            self._torn, problem = True, str(error)
+        if self._torn:
+            self._lost += 1
             if self._lost == 1:
-                print(f"{self._file.name}: cannot be written ({error}); the run goes on", file=sys.stderr, flush=True)
+                print(f"{self._file.name}: a line is lost ({problem}); the run goes on", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._file.close()

@@ -24,6 +24,7 @@ Mode = Literal["off", "offline", "online"]
 INIT_TIMEOUT_S = 15.0
 DRAIN_TIMEOUT_S = 10.0  # at the end, for what is still queued
 FINISH_TIMEOUT_S = 15.0  # then, for wandb's upload
+JOIN_MARGIN_S = 5.0
 QUEUE_SIZE = 1000  # scalars take 0.3 ms each, a picture 0.2 s
 
 _SECRET = re.compile(r"(^|_)(api_?key|key|token|secret|password|credentials?)$", re.IGNORECASE)
@@ -67,8 +68,8 @@ class WandbMirror:
             return {}
         self._exit_code = exit_code
         self._ending.set()
-        # wandb's own finish_timeout ends a dead upload. The join has its own bound for a wandb that does not keep to it.
-        self._thread.join(DRAIN_TIMEOUT_S + FINISH_TIMEOUT_S + 5)
+        # wandb's own finish_timeout ends a dead upload; the join is bounded for a wandb that does not keep to it.
+        self._thread.join(DRAIN_TIMEOUT_S + FINISH_TIMEOUT_S + JOIN_MARGIN_S)
         if self._thread.is_alive():
             _say("did not finish in time; its files are in the run folder")
         counts = {"wandb_dropped": self._dropped + self._queue.qsize(), "wandb_failed": self._failed}
@@ -104,7 +105,7 @@ class WandbMirror:
         try:
             run.finish(exit_code=self._exit_code)
         except Exception as error:
-            _say(f"could not finish ({_brief(error)}); its files are in the run folder")
+            _say(f"upload not finished ({_brief(error)}); `wandb sync --include-online` completes it")
         _teardown(wandb)
 
     def _start(self, wandb: Any, mode: Mode, about: dict[str, Any]) -> Any:
@@ -116,9 +117,7 @@ class WandbMirror:
                     raise ConnectionError("no API key; `wandb login` stores one")
                 return self._init(wandb, "online", about)
             except Exception as error:
-                _say(
-                    f"online failed ({_brief(error)}); offline instead, `wandb sync {self._folder}/wandb/*` uploads it"
-                )
+                _say(f"online failed ({_brief(error)}); offline instead, for `wandb sync`")
                 _teardown(wandb)
         try:
             return self._init(wandb, "offline", about)
@@ -171,6 +170,7 @@ def _settings(wandb: Any) -> Any:
         console="off",
         init_timeout=INIT_TIMEOUT_S,
         finish_timeout=FINISH_TIMEOUT_S,
+        finish_timeout_raises=True,
         disable_git=True,
         disable_code=True,
         save_code=False,

@@ -1,1 +1,1 @@
-"""Evaluation of a frozen encoder: features, linear probes by named protocol, k-NN, and weights with every key accounted for."""
+"""Evaluation of a frozen encoder: features, linear probes by named protocol, k-NN, weights read to the last key."""

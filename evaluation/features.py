@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -33,8 +33,8 @@ class Pixels(nn.Module):
 
 
 @contextmanager
-def frozen(*encoders: nn.Module) -> Iterator[None]:
-    """Within: evaluation mode and no gradients, so that no weight and no BatchNorm statistic can move. After: as before."""
+def frozen(*encoders: nn.Module) -> Generator[None]:
+    """Within: evaluation mode, no gradients: no weight and no BatchNorm statistic can move. After: as before."""
     training = [module for encoder in encoders for module in encoder.modules() if module.training]
     for encoder in encoders:
         encoder.eval()
@@ -49,7 +49,9 @@ def frozen(*encoders: nn.Module) -> Iterator[None]:
 def extract(
     encoder: nn.Module, image_set: ImageSet, view: Center, batch_size: int, device: torch.device, workers: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns (features (N, D) float32, labels (N,) int64), both on the CPU, row i being image i. The encoder is moved to `device`.
+    """Returns (features (N, D) float32, labels (N,) int64), both on the CPU; row i is image i.
+
+    The encoder is moved to `device`; its mode, weights and buffers stay as they are.
 
     Raises:
         BadImage: an image cannot be read.
@@ -74,7 +76,7 @@ def extract_each(
     device: torch.device,
     workers: int,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Returns ({name: features (N, D) float32}, labels (N,) int64), as `extract`, each image rendered once for all encoders."""
+    """Returns ({name: features (N, D)}, labels (N,)) as `extract`, each image rendered once for all encoders."""
     num = len(image_set)
     starts = range(0, num, batch_size)
     rows = ((0, range(start, min(start + batch_size, num))) for start in starts)
@@ -87,7 +89,9 @@ def extract_each(
             for name, encoder in encoders.items():
                 out = encoder(x)
                 if out.ndim != 2:
-                    raise ValueError(f"{name} gives {tuple(out.shape)} for {tuple(x.shape)}: a probe needs (n, features)")
+                    raise ValueError(
+                        f"{name} gives {tuple(out.shape)} for {tuple(x.shape)}: a probe needs (n, features)"
+                    )
                 if name not in features:
                     features[name] = torch.empty(num, out.shape[1])
                 features[name][start : start + len(out)] = out.float()

@@ -25,8 +25,8 @@ class _Rendered(Dataset[tuple[Tensor, str | None]]):
     def __init__(self, images: ImageSet, view: View | Center, seed: int) -> None:
         self.images, self.view, self.seed = images, view, seed
 
-    def __getitem__(self, rows: Rows) -> tuple[Tensor, str | None]:
-        epoch, samples = rows
+    def __getitem__(self, index: Rows) -> tuple[Tensor, str | None]:
+        epoch, samples = index
         pixels = torch.empty(len(samples), 3, self.view.size, self.view.size, dtype=torch.uint8)
         try:
             for row, sample in enumerate(samples):
@@ -41,8 +41,8 @@ class _Rendered(Dataset[tuple[Tensor, str | None]]):
             short = min(image.size)
             if self.view.resize is None and short < self.view.size:
                 raise BadImage(
-                    f"{self.images.name(sample)}: {image.width} x {image.height} pixels are too few for the view's centre of "
-                    f"{self.view.size}: give the view a resize"
+                    f"{self.images.name(sample)}: {image.width} x {image.height} pixels are too few for the view's "
+                    f"centre of {self.view.size}: give the view a resize"
                 )
             return render_center(image, self.view)
         drawn = self.view.draw(sample_random(self.seed, epoch, sample, 0), image.height, image.width)
@@ -54,10 +54,10 @@ def batches(
 ) -> Iterator[Tensor]:
     """Yields each batch of `rows`, (n, 3, S, S) float32, normalised, on `device`.
 
-    A `Center` shows a sample as it is; a `View` draws from (seed, epoch, sample), so workers do not change what is seen.
+    A `Center` draws nothing; a `View` draws from (seed, epoch, sample), so workers do not change what is seen.
 
     Args:
-        rows: (epoch, samples) of every batch, in order; may be a generator, so that one set of workers serves many epochs.
+        rows: (epoch, samples) of every batch, in order; a generator will do: one set of workers serves many epochs.
         workers: processes that decode and render; 0 does it in this one.
 
     Raises:
@@ -78,7 +78,7 @@ def batches(
 
 
 def progress(items: Iterable[Tensor], total: int, what: str) -> Iterator[Tensor]:
-    """Yields `items`, with a live line on a terminal, else a plain one every half minute; nothing remains of short ones."""
+    """Yields `items`, with a live line on a terminal, else a plain one every half minute: none for short ones."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=what, leave=False, delay=1)
         return

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of features: no training, so nothing to tune but k and T, which its name says."""
+"""Weighted k-nearest-neighbour classification: no training, nothing to tune but k and T, which its name says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def check(k: int, temperature: float, num_train: int) -> None:
     ValueError: k is not in 1 .. num_train (fewer neighbours would be another metric), or T is not positive.
     """
     if not 1 <= k <= num_train:
-        raise ValueError(f"k-NN with k {k} needs at least as many training images as k, and k at least 1; there are {num_train}")
+        raise ValueError(
+            f"k-NN with k {k} needs at least as many training images as k, and k at least 1; there are {num_train}"
+        )
     if not temperature > 0:
         raise ValueError(f"k-NN temperature {temperature} should be above 0, such as 0.07")
 

@@ -36,7 +36,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Heads:
-    """Linear classifiers: weight (S, H, D, C), bias (S, H, C) for S seeds and H settings, on features standardised as in training."""
+    """Linear classifiers of S seeds and H settings: weight (S, H, D, C), bias (S, H, C), on standardised features."""
 
     mean: Tensor  # (D,)
     scale: Tensor  # (D,): 1 / standard deviation, 0 where a feature is constant
@@ -44,7 +44,7 @@ class Heads:
     bias: Tensor
 
     def score(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns top-1 and top-5 in percent and the mean cross-entropy, (S, H) each, of rows (N, D) with classes (N,)."""
+        """Returns top-1, top-5 (percent) and mean cross-entropy, (S, H) each, of rows (N, D) with classes (N,)."""
         S, H, D, C = self.weight.shape
         weight = self.weight.permute(2, 0, 1, 3).reshape(D, S * H * C)
         right1, right5, loss = (torch.zeros(S, H, dtype=torch.float64, device=weight.device) for _ in range(3))
@@ -63,7 +63,7 @@ class Heads:
 def fit(
     x: Tensor, y: Tensor, num_classes: int, protocol: Cached, seeds: Sequence[int], device: torch.device
 ) -> tuple[Heads, Choice]:
-    """Returns one head a seed, weight (S, 1, D, C), trained on all rows with the setting chosen on a held-out part of them.
+    """Returns a head a seed, weight (S, 1, D, C), trained on all rows with the setting chosen on a part of them.
 
     Args:
         x: (N, D) training features. y: (N,) classes.
@@ -75,16 +75,28 @@ def fit(
     settings = [Setting(lr, decay) for decay in protocol.weight_decays for lr in protocol.lrs]
     candidates = train_heads(x[~held], y[~held], num_classes, settings, seeds[:1], protocol, device)
     top1, _, loss = (score[0].tolist() for score in candidates.score(x[held], y[held]))
-    # Of equally many right answers the lower loss; a head that diverged (nan) never wins.
-    best = min(range(len(settings)), key=lambda i: (-top1[i], loss[i] if math.isfinite(loss[i]) else math.inf))
+    best = choose(top1, loss, int(held.sum()))
     choice = Choice(settings[best], top1[best], settings[best].lr in (min(protocol.lrs), max(protocol.lrs)))
     return train_heads(x, y, num_classes, [settings[best]], seeds, protocol, device), choice
 
 
-def holdout(y: Tensor, part: float) -> Tensor:
-    """Returns which rows are held out, (N,) bool: `part` of every class, at least one row of a class that has two or more.
+def choose(top1: Sequence[float], loss: Sequence[float], num_rows: int) -> int:
+    """Returns the position of the lowest loss among those whose top-1 is within half a standard error of the highest.
 
-    A function of the labels alone: drawn at random, since neighbours in a folder are often near-copies, with a fixed seed.
+    A few hundred held-out rows cannot tell near-equal accuracies apart, the loss can: docs/evaluation.md compares.
+    A head that diverged (its loss is not finite) is never taken.
+    """
+    finite = [i for i in range(len(loss)) if math.isfinite(loss[i])]
+    assert finite, "softmax regression on finite features cannot diverge at every learning rate"
+    highest = max(top1[i] for i in finite)
+    slack = 0.5 * 100 * math.sqrt(highest / 100 * (1 - highest / 100) / num_rows)
+    return min((i for i in finite if top1[i] >= highest - slack), key=lambda i: loss[i])
+
+
+def holdout(y: Tensor, part: float) -> Tensor:
+    """Returns which rows are held out, (N,) bool: `part` of every class, at least one row of a class that has two.
+
+    A function of the labels alone: random, since neighbours in a folder are often near-copies, by a fixed seed.
 
     Raises:
         ValueError: no class has two rows.
@@ -96,12 +108,20 @@ def holdout(y: Tensor, part: float) -> Tensor:
         if len(rows) >= 2:
             held[rows[: max(1, round(part * len(rows)))]] = True
     if not held.any():
-        raise ValueError("a linear probe needs a class with two training images: the learning rate is chosen on held-out ones")
+        raise ValueError(
+            "a linear probe needs a class with two training images: the learning rate is chosen on held-out ones"
+        )
     return held
 
 
 def train_heads(
-    x: Tensor, y: Tensor, num_classes: int, settings: Sequence[Setting], seeds: Sequence[int], protocol: Cached, device: torch.device
+    x: Tensor,
+    y: Tensor,
+    num_classes: int,
+    settings: Sequence[Setting],
+    seeds: Sequence[int],
+    protocol: Cached,
+    device: torch.device,
 ) -> Heads:
     """Returns softmax regressions for every seed and setting, all trained at once; each is what it would be alone.
 

@@ -1,4 +1,4 @@
-"""The named ways to probe an encoder. A protocol's id is part of every metric's name, so unlike numbers cannot be mixed up."""
+"""The named ways to probe an encoder. The id is part of every metric's name: unlike numbers cannot be mixed up."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 
 LRS = tuple(10 ** (exponent / 2) for exponent in range(-8, 1))  # 1e-4 .. 1, two a decade
 WEIGHT_DECAYS = (0.0, 1e-2)
+KNN_K, KNN_TEMPERATURE = 20, 0.07  # the defaults of solo-learn (9187ea3); DINOv2 (b8931f7) has them among others
 
 
 @dataclass(frozen=True)
 class Cached:
     """Heads on features that are computed once, without augmentation: for everyday use.
 
-    Features are standardised by the training rows. All (learning rate, weight decay) pairs train at once, softmax
-    regression by SGD with momentum 0.9 and cosine per step; the pair is chosen on a tenth of every class of *train*, then
-    one head a seed is trained on all of train.
+    Features are standardised by the training rows. Softmax regression by SGD with momentum 0.9 and cosine per step, for
+    all (learning rate, weight decay) pairs at once; the pair is chosen on a tenth of every class of *train*, then one
+    head a seed is trained on all of train.
 
     Args:
         epochs: passes over the training features; None: 10, and at least `min_steps` steps.
@@ -48,8 +49,8 @@ class Cached:
 class Augmented:
     """A paper's protocol: the head is trained on freshly augmented images, one encoder pass a batch.
 
-    Random resized crop (bilinear) and flip; SGD with momentum 0.9; cosine per epoch; head N(0, 0.01^2), bias 0; nothing is
-    selected. The value is the last epoch's. The best epoch on the test split, which the papers print, stands beside it.
+    Random resized crop (bilinear) and flip; SGD with momentum 0.9; cosine per epoch; head N(0, 0.01^2), bias 0; nothing
+    is selected. The value is the last epoch's; the best epoch on the test split, which papers print, stands beside it.
 
     Args:
         name: whose protocol.
@@ -82,7 +83,7 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def protocol(name: str, epochs: int | None = None) -> Protocol:
+def find(name: str, epochs: int | None = None) -> Protocol:
     """Returns the protocol of that id; other epochs make it another protocol, with another id ("bt-10ep").
 
     Raises:

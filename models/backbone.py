@@ -107,10 +107,16 @@ def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], Ab
 
 @contextmanager
 def _uncounted(norms: list[_BatchNorm]) -> Iterator[None]:
+    # Momentum 0 leaves the running statistics as they are. Without them (track_running_stats=False) BatchNorm would save
+    # fewer tensors than the first time, which torch's checkpoint refuses.
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    counts = [None if number is None else number.clone() for _, _, number in kept]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for (norm, momentum, number), count in zip(kept, counts, strict=True):
+            norm.momentum = momentum
+            if number is not None:
+                number.copy_(count)

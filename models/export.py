@@ -7,6 +7,7 @@ from typing import Any
 
 import timm.models
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from .backbone import Backbone
@@ -22,17 +23,23 @@ def export_encoder(module: nn.Module, spec: Backbone, folder: Path, preprocessin
     Args:
         module: the encoder that `spec` built.
         preprocessing: of evaluation: `input_size` (3, H, W), `mean`, `std`, `crop_pct` (crop over short side),
-        `interpolation`.
+            `interpolation`.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
     module = module.to(memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]  (safetensors wants it)
     extra: dict[str, Any] = {} if spec.stem == "imagenet" else {"stem": spec.stem}
     extra["pretrained_cfg"] = {"tag": "", "license": "unknown", "origin_url": ""}  # not those of timm's own weights
-    timm.models.save_for_hf(
-        module,
-        str(folder),
-        model_config=extra,
-        model_args=dict(spec.kwargs),
-        safe_serialization=True,
-        data_config=preprocessing,
-    )
+    try:
+        timm.models.save_for_hf(
+            module,
+            str(folder),
+            model_config=extra,
+            model_args=dict(spec.kwargs),
+            safe_serialization=True,
+            data_config=preprocessing,
+        )
+    except SafetensorError as error:  # no OSError, though all it can be here is a disk that takes no more
+        raise OSError(f"the encoder could not be written to {folder}: {error}") from error
     return folder / "model.safetensors"

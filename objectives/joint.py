@@ -41,7 +41,7 @@ class JointEmbedding(Objective):
         return self.loss(gather(z["a"]), gather(z["b"]))
 
     def sanity(self, num_rows: int) -> Any:
-        """Returns the loss's values when collapsed, independent and perfect, for `num_rows` rows; None if it has none."""
+        """Returns the loss when collapsed, independent and perfect, for `num_rows` rows; None if it says none."""
         lines = getattr(self.loss, "sanity", None)
         width = next(m.out_features for m in reversed(list(self.head.modules())) if isinstance(m, nn.Linear))
         return lines(num_rows, width) if lines else None

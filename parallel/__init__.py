@@ -2,4 +2,4 @@
 
 from .batch_norm import synchronise_batch_norm
 from .gather import all_reduce_sum, gather
-from .start import World, start
+from .start import World, start_world

@@ -1,4 +1,4 @@
-"""BatchNorm over the rows of all ranks: torch's SyncBatchNorm on GPUs, a small one of ours on CPU, where torch has none."""
+"""BatchNorm over the rows of all ranks: torch's SyncBatchNorm on GPUs, ours on CPU, where torch has none."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ _classes: dict[type, type] = {}
 
 
 def _synchronised(base: type[_BatchNorm]) -> type:
-    """Returns a subclass of `base` that is `base` in eval mode and normalises over all ranks in training mode."""
+    """Returns a subclass of `base` that normalises over all ranks where `base` would over its batch."""
     if base not in _classes:
 
         def forward(self: _BatchNorm, x: Tensor) -> Tensor:
-            if not self.training or world_size() == 1:
+            if world_size() == 1 or not (self.training or self.running_mean is None):
                 return base.forward(self, x)
             y = _WholeBatch._normalise(self, x)
             # timm's BatchNormAct2d carries its activation in the same layer

@@ -57,7 +57,7 @@ class World:
             dist.destroy_process_group()
 
 
-def start(device: str = "auto", timeout_min: float = 10.0) -> World:
+def start_world(device: str = "auto", timeout_min: float = 10.0) -> World:
     """Returns this process's `World`, after joining the others if torchrun or srun started several.
 
     Args:

@@ -19,10 +19,11 @@ def names() -> list[str]:
 
 
 def summary(name: str) -> str:
-    """Returns the recipe's first docstring line (method, backbone, data) and its published figure, without importing it."""
+    """Returns the recipe's first docstring line (method, backbone, data) and its published figure; imports nothing."""
     text = ast.get_docstring(ast.parse(source_text(name))) or ""
     published = re.search(r"Published:(.*?)(?=\sOurs:|\n    |\Z)", text, re.DOTALL)
-    return f"{text.splitlines()[0].rstrip('.')}: {' '.join(published[1].split()).rstrip('.') if published else 'no figure'}"
+    figure = " ".join(published[1].split()) if published else "none"
+    return f"{text.splitlines()[0].rstrip('.')}: {figure.rstrip('.')}"
 
 
 def source_text(name: str) -> str:

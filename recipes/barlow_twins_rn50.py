@@ -4,7 +4,7 @@ Source: Zbontar et al. 2021, arXiv 2103.03230; code facebookresearch/barlowtwins
 Published: 73.5 % linear top-1 (1000 epochs, batch 2048, 16 V100, 7 days). Ours: not run yet.
     python pretrain.py barlow_twins_rn50 --data IMAGENET --out DIR
 Fewer epochs: the authors' 300-epoch table (issue 7 of their repository) has lr 0.7, 0.4, 0.3, 0.25, 0.2 at batch 128,
-256, 512, 1024, 2048 for 69.7, 70.7, 71.4, 71.7, 71.4 % top-1, with one learning rate for all (v1 of the recipe: loss x 0.024).
+256, 512, 1024, 2048 for 69.7, 70.7, 71.4, 71.7, 71.4 % top-1, with one learning rate for all (v1: loss x 0.024).
 """
 
 from functools import partial

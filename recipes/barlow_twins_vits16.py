@@ -42,7 +42,7 @@ def recipe(
             head=Mlp((width, width, width)),
             loss=BarlowTwins(lambd),
         ),
-        optimizer=AdamW(lr=lr * batch_size / 256, weight_decay=0.1),
+        optimizer=AdamW(lr=lr * batch_size / 256, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1),
         batch_size=batch_size,
         epochs=epochs,
         warmup_epochs=min(warmup_epochs, epochs),

@@ -36,7 +36,7 @@ def recipe(
             head=Mlp((512, 512, 512)),
             loss=BarlowTwins(lambd),
         ),
-        optimizer=AdamW(lr=lr, weight_decay=1e-4),
+        optimizer=AdamW(lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4),
         batch_size=batch_size,
         epochs=epochs,
         warmup_epochs=1,

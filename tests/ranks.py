@@ -28,7 +28,7 @@ def run_ranks(function: Callable[..., Any], size: int, *args: Any) -> list[Any]:
 def _one(rank: int, size: int, port: int, folder: str, function: Callable[..., Any], args: tuple) -> None:
     import torch
 
-    from parallel import start
+    from parallel import start_world
 
     torch.set_num_threads(1)
     os.environ |= {
@@ -38,7 +38,7 @@ def _one(rank: int, size: int, port: int, folder: str, function: Callable[..., A
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    world = start("cpu", timeout_min=2)
+    world = start_world("cpu", timeout_min=2)
     try:
         result = function(world, *args)
         (Path(folder) / str(rank)).write_bytes(pickle.dumps(result))

@@ -6,9 +6,9 @@ needed: `torch.load` reads a file with a flipped bit without a word. It is taken
 so damage done by the disk shows. It guards against accidents; against a hostile file stands `weights_only=True`.
 """
 
+import contextlib
 import errno
 import hashlib
-import pickle
 import re
 import shutil
 import warnings
@@ -113,16 +113,17 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         fault = _fault(path)
-        if fault is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         fault = "there is no such file"
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    if fault is not None:
+        raise CheckpointError(f"{path} cannot be loaded: {fault}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the bytes are what somebody wrote: torch stumbles over foreign ones in many ways
         # Not torch's own text, which goes on to explain how to run the file's code after all.
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         holds = f"asks for {wanted[1]}, and only tensors and plain values are loaded" if wanted else "is no checkpoint"
         raise CheckpointError(f"{path} is refused: it {holds}") from error
-    raise CheckpointError(f"{path} cannot be loaded: {fault}")
 
 
 def all_finite(state: dict[str, Any]) -> str | None:
@@ -228,9 +229,14 @@ def _prune(folder: Path, new: Path, keep: int) -> None:
 
 
 def _why_not_written(folder: Path, step: int, error: OSError) -> str:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return (
-        f"step {step} could not be saved in {folder}: {error.strerror} "
-        f"({shutil.disk_usage(there).free / 2**20:,.1f} MiB free). Earlier checkpoints are whole. "
-        "Free some space or quota, keep fewer checkpoints, or give an output folder you can write to."
+        f"step {step} could not be saved in {folder}: {error.strerror} ({_free(folder)}). Earlier checkpoints are "
+        "whole. Free some space or quota, keep fewer checkpoints, or give an output folder you can write to."
     )
+
+
+def _free(folder: Path) -> str:
+    for place in (folder, *folder.absolute().parents):  # the folder itself may not be there, or be closed to us
+        with contextlib.suppress(OSError):
+            return f"{shutil.disk_usage(place).free / 2**20:,.1f} MiB free"
+    return "free space unknown"

@@ -36,6 +36,8 @@ class Place:
     """steps between lines of metrics.jsonl; each costs one wait for the device"""
     heatmap_every: int | None = None
     """steps between heatmaps of the fixed probe batch; default: twenty in the run, 0: none"""
+    evaluate: bool = True
+    """probe the encoder at the end, where the recipe does"""
     skip_bad_images: bool = False
     """replace unreadable images by their neighbours and list them in events.jsonl, instead of stopping"""
     wandb: Literal["off", "offline", "online"] = "off"
@@ -68,7 +70,7 @@ def parse(recipe: Callable, argv: Sequence[str], prog: str, description: str) ->
     fields: list[tuple[str, Any, Any]] = []
     for name, parameter in inspect.signature(recipe).parameters.items():
         fields.append((name, _with_help(hints[name]), dataclasses.field(default=parameter.default)))
-    knobs_type = dataclasses.make_dataclass("Knobs", fields, frozen=True)
+    knobs_type: Any = dataclasses.make_dataclass("Knobs", fields, frozen=True)
     knobs_type.__doc__ = "What is learned. Another value is another run."
     both = dataclasses.make_dataclass(
         "Arguments",

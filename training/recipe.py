@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -48,7 +48,7 @@ class Recipe:
     data: Any
     views: tuple[Any, ...]
     eval_view: Any
-    objective: Callable[[], Objective]
+    objective: partial[Objective]
     optimizer: OptimizerSpec
     batch_size: int
     epochs: int
@@ -81,7 +81,7 @@ def describe(value: Any) -> Any:
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **fields}
     if isinstance(value, partial):
-        return {"kind": value.func.__name__, **describe(value.keywords)}  # ty: ignore[unresolved-attribute]
+        return {"kind": value.func.__name__, **describe(value.keywords)}
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

@@ -65,7 +65,7 @@ def record_attempt(folder: Path, world_size: int, device: torch.device, place: d
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": sys.argv,
             "folder": str(Path.cwd()),
-            "place": place,
+            "place": {key: str(value) if isinstance(value, Path) else value for key, value in place.items()},
             "world_size": world_size,
             "versions": {"python": platform.python_version(), **_versions()},
             "git": _git(),

@@ -1,6 +1,8 @@
 """Every exported loss with its defaults, and variants that set each field: what the tests of all losses run over."""
 
 import dataclasses
+import math
+import textwrap
 
 import pytest
 
@@ -19,3 +21,18 @@ DEFAULTS = [value() for value in vars(losses).values() if dataclasses.is_datacla
 @pytest.fixture(params=DEFAULTS + VARIANTS, ids=str)
 def loss(request):
     return request.param
+
+
+def run_slow_loop(loss, a, b):
+    """Runs the loop at the end of the loss's docstring on plain Python floats and returns its terms."""
+    text = type(loss).__doc__.partition("Equals this slow loop::\n")[2]
+    assert text.strip(), f"the docstring of {type(loss).__name__} does not end with its slow loop"
+    names = {"N": len(a), "D": a.shape[1], "a": a.tolist(), "b": b.tolist(), **dataclasses.asdict(loss)}
+    names |= {name: getattr(math, name) for name in ("sqrt", "exp", "log")}
+    exec(textwrap.dedent(text), names)
+    return names["terms"]
+
+
+@pytest.fixture
+def slow():
+    return run_slow_loop

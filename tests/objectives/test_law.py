@@ -32,7 +32,7 @@ class TinyBackbone:
 
 
 def joint(loss: Any) -> JointEmbedding:
-    return JointEmbedding(TinyBackbone(), Mlp((12, 10)), loss)
+    return JointEmbedding(TinyBackbone(), Mlp((16, 32)), loss)
 
 
 # Every objective of the project stands here, with each of its losses.
@@ -102,8 +102,14 @@ def difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_ranks_train_as_one(name: str, size: int, dtype: torch.dtype) -> None:
-    whole = train(World(0, 1, torch.device("cpu")), name, dtype)
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+    alone = World(0, 1, torch.device("cpu"))
+    whole = train(alone, name, dtype)
+    tolerance = 1e-12
+    if dtype == torch.float32:
+        # Some of these gradients carry more than 1e-6 of rounding on one process already: ranks may at most double it.
+        exact = train(alone, name, torch.float64)
+        tolerance = max(1e-6, 2 * max(difference(whole[key], exact[key]) for key in ("grads", "state")))
+        assert tolerance < 1e-5
     for rank in on_ranks(size):
         found = rank[name, dtype]
         assert found["terms"] == pytest.approx(whole["terms"], rel=1e-12 if dtype == torch.float64 else 1e-5, abs=1e-12)
@@ -127,7 +133,7 @@ def broken(world: World) -> float:
 
 
 def test_a_raw_all_reduce_breaks_the_law() -> None:
-    """The test above can fail: the rule it guards against gives half the gradient on two ranks (DESIGN, the law, measured)."""
+    """The test above can fail: the rule it guards against gives half the gradient on two ranks."""
     first, second = rows(torch.float64)
     weight = torch.eye(3 * SIDE * SIDE, 5, dtype=torch.float64, requires_grad=True)
     a, b = ((view.flatten(1) - view.flatten(1).mean(0)) @ weight for view in (first, second))

@@ -143,8 +143,8 @@ def numbers(variant: str, clip: bool = False) -> dict:
 
 
 def test_one_step_by_hand():
-    # |p| = 5, |g| = 10. Paper: u = g + 0.1 p = (6.3, 8.4), |u| = 10.5. solo-learn: 10 + 0.5 = 10.5 as well, p and g being
-    # parallel; so the two rules agree here, and differ for the orthogonal pair below, where |g + 0.1 p| = sqrt(100.25).
+    # |p| = 5, |g| = 10. Paper: u = g + 0.1 p = (6.3, 8.4), |u| = 10.5. solo-learn: 10 + 0.5 = 10.5 as well, p and g
+    # being parallel; so the rules agree. They differ for the orthogonal pair below: there |g + 0.1 p| = sqrt(100.25).
     for variant in ("paper", "solo-learn"):
         p = one_weight([[3.0, 4.0]], [[6.0, 8.0]])
         LARS([p], **numbers(variant)).step()

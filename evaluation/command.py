@@ -1,0 +1,187 @@
+"""The command line of eval_linear.py: which encoder on which images, by which protocol, and where."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from .protocols import KNN_K, KNN_TEMPERATURE, PROTOCOLS
+
+if TYPE_CHECKING:  # these import torch and timm: --help does without
+    from augmentations import Center
+    from models import Backbone
+
+    from .run_folder import DataSpec
+
+_SEEDS = ", ".join(f"{protocol.id} {protocol.num_seeds}" for protocol in PROTOCOLS.values())
+
+
+def _unset(metavar: str, text: str) -> Any:
+    """Describes a flag that may be left out; its text says what then holds."""
+    return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a run of pretrain.py, or a file of weights."""
+
+    run: Annotated[
+        Path | None,
+        _unset("DIR", "run folder: its encoder (while it runs, the newest checkpoint's), its view and its data set"),
+    ] = None
+    weights: Annotated[
+        Path | None,
+        _unset("FILE", "instead of --run: .safetensors, .pth or .pt; every key must fit, or is named as left out"),
+    ] = None
+    backbone: Annotated[str | None, _unset("NAME", "with --weights: the timm name, such as resnet50")] = None
+    stem: Annotated[
+        Literal["imagenet", "cifar", "cifar-pad2"],
+        tyro.conf.arg(help="with --weights: cifar is a 3x3 first convolution and no max-pool"),
+    ] = "imagenet"
+    backbone_kwargs: Annotated[
+        str, tyro.conf.arg(metavar="JSON", help="with --weights: of the timm network, such as '{\"num_heads\": 12}'")
+    ] = "{}"
+    prefix: Annotated[
+        str | None,
+        _unset("TEXT", "with --weights: of the encoder's keys; left out: the one under which the whole encoder stands"),
+    ] = None
+    random_baseline: Annotated[
+        bool, tyro.conf.arg(help="beside it the same network at random initialisation, and raw pixels")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Images:
+    """The labelled images, and how the encoder sees them."""
+
+    data: Annotated[
+        Path | None,
+        _unset("DIR", "folder with train/ and val/ (or test/), a folder a class in each; left out: the run's own"),
+    ] = None
+    size: Annotated[int | None, _unset("PIXELS", "side of the square; left out: the run's, or 224")] = None
+    resize: Annotated[
+        int | None,
+        _unset("PIXELS", "short side before the centre is cut; left out: --size if given, else the run's, or 256"),
+    ] = None
+    mean: Annotated[
+        tuple[float, float, float] | None, _unset("R G B", "in 0..1; left out: the run's, or ImageNet's")
+    ] = None
+    std: Annotated[
+        tuple[float, float, float] | None, _unset("R G B", "in 0..1; left out: the run's, or ImageNet's")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How it is evaluated. The protocol's id and k-NN's k and T are part of every metric's name."""
+
+    protocol: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="ID",
+            help="cached: heads on features computed once, for daily use; bt-100ep: the Barlow Twins paper's",
+        ),
+    ] = next(iter(PROTOCOLS))
+    epochs: Annotated[
+        int | None, _unset("N", "of the probe; others than the protocol's make another protocol, such as bt-10ep")
+    ] = None
+    seeds: Annotated[int | None, _unset("N", f"probes with other random numbers, for a spread; left out: {_SEEDS}")] = (
+        None
+    )
+    knn_k: Annotated[int, tyro.conf.arg(metavar="K", help="neighbours that vote")] = KNN_K
+    knn_temperature: Annotated[float, tyro.conf.arg(metavar="T", help="a vote weighs exp(cosine similarity / T)")] = (
+        KNN_TEMPERATURE
+    )
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"--seeds {self.seeds} should be at least 1")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where. Nothing here changes the result but for rounding."""
+
+    out: Annotated[
+        Path | None,
+        _unset("FILE", "result as JSON; left out: RUN/eval/<protocol>.json or <weights>.<protocol>.json"),
+    ] = None
+    device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(help="auto takes a GPU if there is one")] = "auto"
+    workers: Annotated[int, tyro.conf.arg(metavar="N", help="processes that decode and render")] = 2
+    batch_size: Annotated[
+        int, tyro.conf.arg(metavar="N", help="images of one pass through the encoder; not the probe's batch")
+    ] = 256
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.batch_size < 1:
+            raise ValueError("--workers should not be negative, --batch-size at least 1")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The whole command line."""
+
+    subject: Subject
+    images: Images
+    method: Method
+    place: Place
+
+
+def parse(argv: Sequence[str], description: str | None) -> Arguments:
+    """Returns the command line; tyro prints help, and answers wrong flags with a suggestion and exit code 2."""
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    return tyro.cli(Arguments, args=list(argv), prog="eval_linear.py", description=description, config=config)
+
+
+def resolve(subject: Subject, images: Images) -> tuple[Backbone, Center, DataSpec, Path | None]:
+    """Returns the network, the view, the data set and its folder (None: it needs none) that are meant.
+
+    Raises:
+        ValueError: neither or both of --run and --weights, a flag of the other one, or a value that does not fit.
+    """
+    from augmentations import PROBE_EVAL
+    from data import Shapes
+    from models import Backbone
+
+    from .run_folder import image_folder, read_run
+
+    if (subject.run is None) == (subject.weights is None):
+        raise ValueError("give one of --run (a folder of pretrain.py) and --weights (with --backbone and --data)")
+    if subject.run is not None:
+        for field in fields(subject):
+            if field.name not in ("run", "random_baseline") and getattr(subject, field.name) != field.default:
+                raise ValueError(f"--{field.name.replace('_', '-')} goes with --weights: a run knows its own")
+        run = read_run(subject.run)
+        # A generated set has no folder: --data then means other images.
+        spec = image_folder(images.data) if isinstance(run.data, Shapes) and images.data else run.data
+        root = None if isinstance(spec, Shapes) else images.data or run.data_root
+        return run.backbone, _seen(run.view, images), spec, root
+    if subject.backbone is None:
+        raise ValueError("--weights needs --backbone: the timm name of the network, such as resnet50")
+    if images.data is None:
+        raise ValueError("--weights needs --data: the folder of the images")
+    backbone = Backbone(subject.backbone, _json_object(subject.backbone_kwargs), subject.stem)
+    return backbone, _seen(PROBE_EVAL, images), image_folder(images.data), images.data
+
+
+def _seen(view: Center, images: Images) -> Center:
+    """Returns `view` with what the command line changes of it."""
+    given = {name: value for name in ("size", "mean", "std") if (value := getattr(images, name)) is not None}
+    if images.size is not None or images.resize is not None:
+        given["resize"] = images.size if images.resize is None else images.resize
+    return replace(view, **given)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"""--backbone-kwargs {text} is no JSON object such as '{{"num_heads": 12}}'""")
+    return value

@@ -1,0 +1,82 @@
+"""A pretraining run's folder, read back: its encoder, how it looks at images, and the data it was made for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from augmentations import Center
+from data import Cifar10, ImageFolder, Shapes
+from models import Backbone
+
+DataSpec = ImageFolder | Cifar10 | Shapes
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (Backbone, Center, ImageFolder, Cifar10, Shapes)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the evaluation needs of a run."""
+
+    recipe: str
+    backbone: Backbone
+    view: Center
+    data: DataSpec
+    data_root: Path | None  # where its latest attempt read the images
+
+
+def read_run(folder: Path) -> Run:
+    """Returns the run's encoder, view and data from `recipe.json` and `environment.json`.
+
+    Raises:
+        ValueError: no such folder, no run, or one written by another version of this project.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"--run {folder}: no such folder")
+    record = folder / "recipe.json"
+    if not record.is_file():
+        inside = sorted(path.parent.name for path in folder.glob("*/recipe.json"))
+        hint = f"; the folders {', '.join(inside[:5])} in it do" if inside else ""
+        raise ValueError(f"--run {folder} holds no run (no recipe.json){hint}")
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        described = content["described"]
+        parts = [described["objective"]["encoder"], described["eval_view"], described["data"]]
+        backbone, view, data = (rebuild(part) for part in parts)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{record} is no record that this version reads: {type(error).__name__}: {error}") from None
+    return Run(str(content.get("recipe", "?")), backbone, view, data, _data_root(folder))
+
+
+def rebuild(described: Mapping[str, Any]) -> Any:
+    """Returns the specification that `training.recipe.describe` described: {"kind": "Center", "size": 32, ...}.
+
+    Raises:
+        ValueError: a kind that no evaluation knows, or a value that its class refuses. TypeError: other fields.
+    """
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
+    kind = fields.pop("kind")
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
+    return KINDS[kind](**fields)
+
+
+def _data_root(folder: Path) -> Path | None:
+    """Returns the folder of images that the run's last attempt was given, if its record is there and says so."""
+    try:
+        latest = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["attempts"][-1]
+        root = latest["place"]["data"]
+        return Path(latest["folder"], root) if root else None
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
+
+
+def image_folder(root: Path) -> DataSpec:
+    """Returns what the folder looks like: CIFAR-10's batches, or train/ with test/ or (ImageNet's name) val/."""
+    if any((folder / "batches.meta").is_file() for folder in (root, root / "cifar-10-batches-py")):
+        return Cifar10()
+    if (root / "test").is_dir() and not (root / "val").is_dir():
+        return ImageFolder(test="test")
+    return ImageFolder()

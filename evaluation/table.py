@@ -1,0 +1,190 @@
+"""Probe and k-NN of several encoders on the same images, as rows of one table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from augmentations import Center
+from data import ImageSet
+
+from . import knn
+from .augmented import train_head, train_view
+from .features import Pixels, extract_each
+from .linear import fit
+from .protocols import KNN_K, KNN_TEMPERATURE, Augmented, Cached, Protocol
+
+PIXELS = "raw pixels"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One accuracy in percent, a value a seed (one value where nothing is random)."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Returns the mean over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Returns the sample standard deviation over seeds, or None for one value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        """Returns "91.23 ± 0.04"."""
+        return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoder's accuracies by name ("linear-cached/top1", "knn-k20-T0.07/top1") and what was selected for them."""
+
+    encoder: str
+    metrics: dict[str, Metric]
+    selected: dict[str, Any] = field(default_factory=dict)
+
+
+def check_sets(train_set: ImageSet, test_set: ImageSet, k: int, temperature: float) -> None:
+    """Refuses what no evaluation can use; reads no image.
+
+    Raises:
+        ValueError: the two splits name different classes, or k-NN's k or temperature does not fit.
+    """
+    if train_set.classes != test_set.classes:
+        only_train = [name for name in train_set.classes if name not in set(test_set.classes)]
+        only_test = [name for name in test_set.classes if name not in set(train_set.classes)]
+        sides = [("train", only_train), ("test", only_test)]
+        found = "; ".join(
+            f"{len(names)} only in {where} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+            for where, names in sides
+            if names
+        )
+        raise ValueError(f"the classes of train and test differ: {found or 'the same names in another order'}")
+    knn.check(k, temperature, len(train_set))
+
+
+def evaluate(
+    encoders: Mapping[str, nn.Module],
+    train_set: ImageSet,
+    test_set: ImageSet,
+    view: Center,
+    protocol: Protocol,
+    seeds: Sequence[int],
+    device: torch.device,
+    workers: int,
+    batch_size: int = 256,
+    k: int = KNN_K,
+    temperature: float = KNN_TEMPERATURE,
+) -> list[Row]:
+    """Returns a row for each encoder: linear top-1 and top-5 under the protocol's name, and k-NN top-1.
+
+    Every image is rendered once for all encoders. Under `Cached` no image or label of the test split is read before all
+    choices are made. Top-5 is left out where there are five classes or fewer.
+
+    Args:
+        encoders: each (n, 3, H, W) -> (n, D), frozen here: mode, weights and buffers stay as they are.
+        batch_size: images of one forward pass; of no influence on the result but rounding.
+
+    Raises:
+        ValueError: as `check_sets`, or features that are not finite. BadImage: an image cannot be read.
+    """
+    check_sets(train_set, test_set, k, temperature)
+    num_classes = len(train_set.classes)
+    train, labels = extract_each(encoders, train_set, view, batch_size, device, workers)
+    fitted = {}
+    if isinstance(protocol, Cached):
+        fitted = {name: fit(train[name], labels, num_classes, protocol, seeds, device) for name in encoders}
+    test, test_labels = extract_each(encoders, test_set, view, batch_size, device, workers)
+
+    rows = []
+    for name, encoder in encoders.items():
+        if isinstance(protocol, Cached):
+            heads, choice = fitted[name]
+            top1, top5, _ = heads.score(test[name], test_labels)
+            metrics = {"top1": Metric(tuple(top1[:, 0].tolist())), "top5": Metric(tuple(top5[:, 0].tolist()))}
+            selected = {
+                "lr": choice.setting.lr,
+                "weight_decay": choice.setting.weight_decay,
+                "holdout_top1": choice.holdout_top1,
+                "lr_at_edge_of_grid": choice.at_edge,
+            }
+        else:
+            metrics = _augmented(encoder, train_set, test[name], test_labels, view, protocol, seeds, device, workers)
+            selected = {}
+        if num_classes <= 5:
+            metrics = {key: metric for key, metric in metrics.items() if "top5" not in key}
+        found = knn.top1(train[name], labels, test[name], test_labels, num_classes, k, temperature, device)
+        named = {f"linear-{protocol.id}/{key}": metric for key, metric in metrics.items()}
+        rows.append(Row(name, {**named, f"{knn.metric_name(k, temperature)}/top1": Metric((found,))}, selected))
+    return rows
+
+
+def _augmented(
+    encoder: nn.Module,
+    train_set: ImageSet,
+    test_features: Tensor,
+    test_labels: Tensor,
+    view: Center,
+    protocol: Augmented,
+    seeds: Sequence[int],
+    device: torch.device,
+    workers: int,
+) -> dict[str, Metric]:
+    crop = train_view(view)
+    curves = [
+        train_head(encoder, train_set, test_features, test_labels, crop, protocol, device, workers, seed)
+        for seed in seeds
+    ]
+    return {
+        "top1": Metric(tuple(curve.top1[-1] for curve in curves)),
+        "top5": Metric(tuple(curve.top5[-1] for curve in curves)),
+        "top1-best-epoch-on-test": Metric(tuple(max(curve.top1) for curve in curves)),
+        "top5-best-epoch-on-test": Metric(tuple(max(curve.top5) for curve in curves)),
+    }
+
+
+def compare(
+    encoders: Mapping[str, nn.Module],
+    train_set: ImageSet,
+    test_set: ImageSet,
+    view: Center,
+    device: torch.device,
+    workers: int,
+    seed: int,
+    num_seeds: int = Cached.num_seeds,
+) -> list[Row]:
+    """Returns the rows of the cached protocol for each encoder and for raw pixels, which any encoder should beat.
+
+    k-NN takes fewer than 20 neighbours where the training set is smaller; the metric's name says how many.
+
+    Raises:
+        ValueError, BadImage: as `evaluate`.
+    """
+    seeds = range(seed, seed + num_seeds)
+    k = min(KNN_K, len(train_set))
+    return evaluate({**encoders, PIXELS: Pixels()}, train_set, test_set, view, Cached(), seeds, device, workers, k=k)
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Returns the rows as lines of text: a column a metric, "-" where an encoder has none."""
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    cells = [["", *names]]
+    cells += [
+        [row.encoder, *(str(row.metrics[name]) if name in row.metrics else "-" for name in names)] for row in rows
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names) + 1)]
+    lines = [
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
+        for line in cells
+    ]
+    counts = sorted({len(metric.values) for row in rows for metric in row.metrics.values()} - {1})
+    spread = f"; mean ± standard deviation over {counts[-1]} seeds of the probe" if counts else ""
+    return "\n".join([*lines, f"accuracy on the test split in %{spread}"])
