@@ -114,6 +114,8 @@ def pretrain(name: str, argv: list[str]) -> int:
     # 2. Networks and optimiser. Weights are drawn on the CPU from the seed: the same on every machine and rank.
     torch.manual_seed(recipe.seed)
     objective = synchronise_batch_norm(recipe.objective(), device).to(device)
+    if recipe.precision == "fp64":
+        objective = objective.double()
     if place.channels_last:
         objective = objective.to(memory_format=torch.channels_last)
     if place.recompute:
@@ -187,7 +189,9 @@ def pretrain(name: str, argv: list[str]) -> int:
             return
         objective.eval()
         with torch.inference_mode():
-            first, second = list(objective.embed(probe, step / total_steps).values())[:2]
+            dtype = next(objective.parameters()).dtype
+            shown = probe._replace(views=tuple(view.to(dtype) for view in probe.views))
+            first, second = list(objective.embed(shown, step / total_steps).values())[:2]
         objective.train()
         numbers, pictures = diagnose(first.float(), second.float(), step, place.out / "heatmaps", probe.label)
         record.metrics(step, numbers)

@@ -15,6 +15,9 @@ MAX_PIXELS = 89_478_485  # Pillow's own warning level: 268 MB as RGB, so that on
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the second where warnings are errors
+
+
 class BadImage(ValueError):  # noqa: N818  (it names the thing, as messages do)
     """An image file that cannot be decoded; the message names the file and the reason."""
 
@@ -46,7 +49,7 @@ def read_image(source: Path | bytes, name: str = "") -> Image.Image:
     except UnidentifiedImageError:
         size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
         raise BadImage(f"{name}: not an image ({size} bytes)") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, *BOMBS) as error:
         if isinstance(error, BadImage):
             raise
         raise BadImage(f"{name}: {error}") from None

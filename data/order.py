@@ -9,8 +9,7 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     """Returns a permutation of range(num_samples), (num_samples,) int64.
 
     Samples are sorted by a hash of (seed, epoch, sample): plain 64-bit arithmetic (splitmix64's finaliser, Steele et
-    al. 2014),
-    so the order does not depend on the version of any library.
+    al. 2014), so the order does not depend on the version of any library.
     """
     with np.errstate(over="ignore"):
         key = _mix(_mix(np.uint64(seed)) + np.uint64(epoch))

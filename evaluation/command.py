@@ -114,11 +114,12 @@ class Place:
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(help="auto takes a GPU if there is one")] = "auto"
     workers: Annotated[int, tyro.conf.arg(metavar="N", help="processes that decode and render")] = 2
     batch_size: Annotated[
-        int, tyro.conf.arg(metavar="N", help="images of one pass through the encoder; not the probe's batch")
-    ] = 256
+        int | None,
+        _unset("N", "images of one pass through the encoder, not of the probe; left out: as suits the device"),
+    ] = None
 
     def __post_init__(self) -> None:
-        if self.workers < 0 or self.batch_size < 1:
+        if self.workers < 0 or (self.batch_size is not None and self.batch_size < 1):
             raise ValueError("--workers should not be negative, --batch-size at least 1")
 
 

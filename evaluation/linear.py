@@ -132,33 +132,35 @@ def train_heads(
     # A feature is constant if it varies by less than float32 can tell: dividing by that would blow rounding up.
     constant = std <= 1e-6 * torch.maximum(mean.abs(), std.max())
     scale = torch.where(constant, 0.0, 1 / std)
+    x = (x - mean) * scale
     (N, D), S, H, C = x.shape, len(seeds), len(settings), num_classes
     batch = min(protocol.batch_size, N)
     num_steps, per_epoch = protocol.num_steps(N), max(1, N // batch)
 
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    first = torch.stack([torch.randn(D, 1, C, generator=g) for g in generators]).mul_(INIT_STD)
-    weight = first.expand(S, D, H, C).reshape(S, D, H * C).to(device)
-    bias = torch.zeros(S, 1, H * C, device=device)
-    lr = torch.tensor([s.lr for s in settings], device=device).repeat_interleave(C)  # (H * C,)
-    decay = torch.tensor([s.weight_decay for s in settings], device=device).repeat_interleave(C)
+    first = torch.stack([torch.randn(D, C, 1, generator=g) for g in generators]).mul_(INIT_STD)
+    # Settings innermost: softmax over a short last dimension is several times slower.
+    weight = first.expand(S, D, C, H).reshape(S, D, C * H).to(device)
+    bias = torch.zeros(S, 1, C * H, device=device)
+    lr = torch.tensor([s.lr for s in settings], device=device).repeat(C)  # (C * H,)
+    decay = torch.tensor([s.weight_decay for s in settings], device=device).repeat(C)
     weight_velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
-    row = torch.arange(batch, device=device)
+    seed, row = torch.arange(S, device=device)[:, None], torch.arange(batch, device=device)
 
     for step in range(num_steps):
         if step % per_epoch == 0:
             order = torch.stack([torch.randperm(N, generator=g) for g in generators]).to(device)  # (S, N)
         position = step % per_epoch * batch
         rows = order[:, position : position + batch]  # (S, n)
-        inputs = (x[rows] - mean) * scale  # (S, n, D)
+        inputs = x[rows]  # (S, n, D)
         # The gradient of the mean cross-entropy by the logits is (softmax - one-hot) / n.
-        error = torch.baddbmm(bias, inputs, weight).view(S, batch, H, C).softmax(dim=3)
-        error[torch.arange(S, device=device)[:, None], row, :, y[rows]] -= 1
-        error = error.view(S, batch, H * C).div_(batch)
+        error = torch.baddbmm(bias, inputs, weight).view(S, batch, C, H).softmax(dim=2)
+        error[seed, row, y[rows]] -= 1
+        error = error.view(S, batch, C * H).div_(batch)
         weight_velocity.mul_(MOMENTUM).baddbmm_(inputs.mT, error).addcmul_(weight, decay)
         bias_velocity.mul_(MOMENTUM).add_(error.sum(dim=1, keepdim=True))
         rate = lr * (0.5 * (1 + math.cos(math.pi * step / num_steps)))
         weight.addcmul_(weight_velocity, rate, value=-1)
         bias.addcmul_(bias_velocity, rate, value=-1)
 
-    return Heads(mean, scale, weight.view(S, D, H, C).transpose(1, 2), bias.view(S, H, C))
+    return Heads(mean, scale, weight.view(S, D, C, H).permute(0, 3, 1, 2), bias.view(S, C, H).mT)

@@ -80,7 +80,7 @@ def evaluate(
     seeds: Sequence[int],
     device: torch.device,
     workers: int,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     k: int = KNN_K,
     temperature: float = KNN_TEMPERATURE,
 ) -> list[Row]:
@@ -91,13 +91,14 @@ def evaluate(
 
     Args:
         encoders: each (n, 3, H, W) -> (n, D), frozen here: mode, weights and buffers stay as they are.
-        batch_size: images of one forward pass; of no influence on the result but rounding.
+        batch_size: images of one forward pass, of no influence but on rounding; None: what suits the device.
 
     Raises:
         ValueError: as `check_sets`, or features that are not finite. BadImage: an image cannot be read.
     """
     check_sets(train_set, test_set, k, temperature)
     num_classes = len(train_set.classes)
+    batch_size = batch_size or (64 if device.type == "cpu" else 256)  # on a CPU 64 took 0.6 of the time of 256
     train, labels = extract_each(encoders, train_set, view, batch_size, device, workers)
     fitted = {}
     if isinstance(protocol, Cached):

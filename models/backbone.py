@@ -107,8 +107,8 @@ def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], Ab
 
 @contextmanager
 def _uncounted(norms: list[_BatchNorm]) -> Iterator[None]:
-    # Momentum 0 leaves the running statistics as they are. Without them (track_running_stats=False) BatchNorm would save
-    # fewer tensors than the first time, which torch's checkpoint refuses.
+    # Momentum 0 leaves the running statistics as they are. Without them (track_running_stats=False) BatchNorm would
+    # save fewer tensors than the first time, which torch's checkpoint refuses.
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     counts = [None if number is None else number.clone() for _, _, number in kept]
     for norm in norms:

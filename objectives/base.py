@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 
 
 class Batch(NamedTuple):
@@ -51,6 +51,8 @@ class Step(nn.Module):
 
     def forward(self, batch: Batch, progress: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns (terms, detached embeddings) at `progress` in [0, 1) of the run."""
+        if self.precision == "fp64":  # for checks of exactness: the networks are in float64 already
+            batch = batch._replace(views=tuple(view.double() for view in batch.views))
         with autocast(batch.views[0].device, self.precision):
             z = self.objective.embed(batch, progress)
         # Promoted before anything is gathered: sums over ranks in half precision would make the loss depend on their
@@ -61,7 +63,7 @@ class Step(nn.Module):
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """Returns the context in which networks run at `precision` ("fp32": as they are)."""
-    if precision == "fp32":
+    """Returns the context in which networks run at `precision` ("fp32" and "fp64": as they are)."""
+    if precision in ("fp32", "fp64"):
         return nullcontext()
     return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])

@@ -153,20 +153,20 @@ def test_a_damaged_newest_checkpoint_is_skipped(undisturbed: Path, tmp_path: Pat
     assert weights(out) == weights(undisturbed)
 
 
-def test_two_ranks_give_the_losses_of_one(undisturbed: Path, tmp_path: Path) -> None:
-    """BatchNorm included: the losses agree to rounding all the way, and a resume on two ranks is exact."""
+def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
+    """BatchNorm included. In float64, since training amplifies float32's rounding some thousand times in ten steps."""
+    flags = [*TINY, *QUIET, "--workers", "0", "--precision", "fp64"]
+    code, text = run(tmp_path / "one", *flags)
+    assert code == 0, text
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "pretrain.py"]
-    command += ["demo", "--out", str(tmp_path / "two"), *TINY, *QUIET, "--workers", "0"]
+    command += ["demo", "--out", str(tmp_path / "two"), *flags]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
-    one, two = losses(undisturbed), losses(tmp_path / "two")
-    assert one.keys() == two.keys()
-    # float32 rounding is amplified by training; the law test shows equality to 1e-12 in float64
-    assert two[1] == pytest.approx(one[1], rel=1e-5)
-    for step, loss in one.items():
-        assert two[step] == pytest.approx(loss, rel=5e-3)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert sorted(one) == list(range(1, STEPS + 1))
+    assert two == pytest.approx(one, rel=1e-9)
 
 
 # Bad input: one clear line that names the value and the remedy, exit code 2, nothing overwritten.
@@ -185,7 +185,7 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "flat": (["barlow_twins_rn18_cifar10", "--out", "OUT", "--data", "DATA/flat"], ["is flat", "class"]),
     "cuda": (["demo", "--out", "OUT", "--device", "cuda"], ["--device cpu"]),
     "fp16": (["demo", "--out", "OUT", "--precision", "fp16"], ["fp16", "bf16"]),
-    "other_run": (["demo", "--out", "DATA/run", "--lambd", "0.1"], ["another run", "lambd", "0.1"]),
+    "other_run": (["demo", "--out", "DATA/run", *TINY, "--lambd", "0.1"], ["another run", "lambd", "0.1"]),
     "other_files": (["demo", "--out", "DATA/files"], ["holds other files"]),
 }
 

@@ -27,7 +27,7 @@ class Place:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to train; auto takes a GPU if there is one"""
     precision: Literal["recipe"] | Precision = "recipe"
-    """of the networks, instead of the recipe's"""
+    """of the networks, instead of the recipe's; fp64 is for checks of exactness"""
     save_every: int = 500
     """steps between checkpoints; a kill repeats at most that many"""
     keep: int = 2

@@ -1,0 +1,38 @@
+"""Fixtures for all tests. Real images are found by the variable SSL_DATA, a folder of archives; else tests skip."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small tensors gain nothing from threads, and test processes that run side by side lose much."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Returns a function: the name of an archive in SSL_DATA -> the folder it was unpacked to."""
+
+    @cache
+    def unpack(name: str) -> Path:
+        place = os.environ.get("SSL_DATA")
+        if not place:
+            pytest.skip(f"SSL_DATA is not set: the folder that holds {name}")
+        archive = next(Path(place).glob(f"{name}.tar*"), None)
+        if archive is None:
+            pytest.skip(f"SSL_DATA={place} holds no {name}.tar")
+        folder = tmp_path_factory.mktemp("data")
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        return folder / name
+
+    return unpack

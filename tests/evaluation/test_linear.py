@@ -1,0 +1,155 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from evaluation.linear import Setting, choose, fit, holdout, train_heads
+from evaluation.protocols import Cached
+
+CPU = torch.device("cpu")
+SHORT = Cached(min_steps=60, batch_size=64)
+
+
+def logistic_regression(x, y, num_classes, decay):
+    """The optimum, by L-BFGS on standardised rows; returns the classifier of raw rows."""
+    mean, std = x.mean(dim=0), x.std(dim=0)
+    head = nn.Linear(x.shape[1], num_classes)
+    nn.init.zeros_(head.weight)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = F.cross_entropy(head((x - mean) / std), y) + decay / 2 * head.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return lambda rows: head((rows - mean) / std).argmax(dim=1)
+
+
+@pytest.mark.parametrize(("num", "width", "classes", "distance"), [(2000, 32, 10, 4.0), (1200, 100, 4, 2.0)])
+def test_within_a_point_of_logistic_regression(gaussians, num, width, classes, distance):
+    x, y = gaussians(num, width, classes, distance, seed=1)
+    test, test_y = gaussians(20_000, width, classes, distance, seed=2)
+    best = max(
+        100 * float((logistic_regression(x, y, classes, decay)(test) == test_y).float().mean())
+        for decay in (0, 1e-4, 1e-3, 1e-2, 1e-1)
+    )
+    assert 40 < best < 98  # neither chance nor saturated: a worse probe would show
+    heads, choice = fit(x, y, classes, Cached(), [0, 1], CPU)
+    top1, top5, _ = heads.score(test, test_y)
+    assert top1.shape == (2, 1)
+    assert abs(float(top1.mean()) - best) < 1
+    assert bool((top5 >= top1).all())
+    assert not choice.at_edge
+
+
+def test_two_gaussians_reach_the_bayes_rate(gaussians):
+    distance = 2.0
+    x, y = gaussians(20_000, 16, 2, distance, seed=1)
+    test, test_y = gaussians(100_000, 16, 2, distance, seed=2)
+    bayes = 100 * 0.5 * (1 + math.erf(distance / 2 / math.sqrt(2)))  # Phi(distance / 2)
+    heads, _ = fit(x, y, 2, Cached(), [0], CPU)
+    assert float(heads.score(test, test_y)[0]) == pytest.approx(bayes, abs=0.4)
+
+
+def test_a_head_is_what_torch_trains(gaussians):
+    """The oracle: nn.Linear, torch.optim.SGD and cosine by step, with the same order and initial head."""
+    x, y = gaussians(150, 6, 3, 2.0, seed=1)
+    heads = train_heads(x, y, 3, [Setting(0.1, 1e-2)], [5], SHORT, CPU)
+
+    generator = torch.Generator().manual_seed(5)
+    head = nn.Linear(6, 3)
+    with torch.no_grad():
+        head.weight.copy_(0.01 * torch.randn(6, 3, 1, generator=generator)[..., 0].T)
+        head.bias.zero_()
+    groups = [{"params": [head.weight], "weight_decay": 1e-2}, {"params": [head.bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, SHORT.num_steps(150))
+    standard = (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
+    for step in range(SHORT.num_steps(150)):
+        if step % 2 == 0:  # two whole batches of 64 in 150 rows
+            order = torch.randperm(150, generator=generator)
+        rows = order[step % 2 * 64 : step % 2 * 64 + 64]
+        loss = F.cross_entropy(head(standard[rows]), y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    torch.testing.assert_close(heads.weight[0, 0].T, head.weight.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(heads.bias[0, 0], head.bias.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_all_heads_at_once_equal_each_alone(gaussians):
+    x, y = gaussians(300, 8, 4, 2.0, seed=1)
+    settings = [Setting(lr, decay) for decay in (0.0, 0.1) for lr in (1e-3, 1e-1, 1.0)]
+    together = train_heads(x, y, 4, settings, [0, 3], SHORT, CPU)
+    for s, seed in enumerate((0, 3)):
+        for h, setting in enumerate(settings):
+            alone = train_heads(x, y, 4, [setting], [seed], SHORT, CPU)
+            torch.testing.assert_close(together.weight[s, h], alone.weight[0, 0], rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(together.bias[s, h], alone.bias[0, 0], rtol=1e-3, atol=1e-5)
+    flat = together.weight.flatten(0, 1).flatten(1)
+    assert len(torch.unique(flat, dim=0)) == 12  # no two heads are the same
+
+
+def test_score_counts_what_a_loop_counts(gaussians):
+    x, y = gaussians(80, 8, 7, 3.0, seed=1)
+    heads = train_heads(x, y, 7, [Setting(0.01, 0.0), Setting(1.0, 0.0)], [0], SHORT, CPU)
+    top1, top5, loss = heads.score(x, y)
+    for h in range(2):
+        z = ((x - heads.mean) * heads.scale) @ heads.weight[0, h] + heads.bias[0, h]
+        ranked = [sorted(range(7), key=lambda c, row=row: -float(row[c])) for row in z]
+        assert float(top1[0, h]) == pytest.approx(100 / 80 * sum(r[0] == c for r, c in zip(ranked, y, strict=True)))
+        assert float(top5[0, h]) == pytest.approx(
+            100 / 80 * sum(int(c) in r[:5] for r, c in zip(ranked, y, strict=True))
+        )
+        assert float(loss[0, h]) == pytest.approx(float(F.cross_entropy(z, y)), rel=1e-4)
+
+
+def test_scale_and_offset_of_a_feature_do_not_matter(gaussians):
+    x, y = gaussians(400, 8, 4, 2.0, seed=1)
+    a, b = torch.logspace(-3, 3, 8), torch.linspace(-5, 5, 8)
+    plain = train_heads(x, y, 4, [Setting(0.1, 0.0)], [0], SHORT, CPU)
+    moved = train_heads(x * a + a * b, y, 4, [Setting(0.1, 0.0)], [0], SHORT, CPU)
+    torch.testing.assert_close(plain.weight, moved.weight, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.7, -1e6])
+def test_a_collapsed_encoder_gives_chance(value):
+    y = torch.arange(200) % 5
+    heads, _ = fit(torch.full((200, 6), value), y, 5, SHORT, [0], CPU)
+    top1, top5, _ = heads.score(torch.full((200, 6), value), y)
+    assert float(top1) == pytest.approx(20)
+    assert float(top5) == 100
+
+
+def test_holdout_is_a_tenth_of_every_class():
+    y = torch.tensor([0] * 100 + [1] * 29 + [2] * 5 + [3] * 2 + [4])
+    held = holdout(y, 0.1)
+    assert torch.bincount(y[held], minlength=5).tolist() == [10, 3, 1, 1, 0]
+    assert torch.equal(held, holdout(y, 0.1))
+    first = held[:100].nonzero().flatten()
+    assert not torch.equal(first, torch.arange(10))  # drawn, not the first files of the folder
+    with pytest.raises(ValueError, match="two training images"):
+        holdout(torch.arange(6), 0.1)
+
+
+def test_choice_takes_the_lower_loss_among_nearly_equal_accuracies():
+    # Of 400 rows half a standard error at 50 % is 1.25 points.
+    assert choose([50.0, 49.0, 48.0], [3.0, 2.0, 1.0], 400) == 1
+    assert choose([50.0, 49.0, 48.0], [3.0, 2.0, 1.0], 400_000) == 0
+    assert choose([50.0, 60.0], [2.0, math.nan], 400) == 0
+
+
+def test_the_learning_rate_is_chosen_on_rows_of_train(gaussians):
+    """A grid of which one rate only can learn: it is the one taken, and the seeds differ in what they then train."""
+    x, y = gaussians(600, 16, 4, 4.0, seed=1)
+    protocol = replace(SHORT, lrs=(1e-9, 1e-1, 1e-8), weight_decays=(0.0,))
+    heads, choice = fit(x, y, 4, protocol, [0, 1, 2], CPU)
+    assert choice.setting == Setting(1e-1, 0.0)
+    assert choice.holdout_top1 > 80
+    assert len(torch.unique(heads.weight.flatten(1), dim=0)) == 3

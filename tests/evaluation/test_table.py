@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+
+from augmentations import Center
+from evaluation import table
+from evaluation.features import Pixels
+from evaluation.protocols import Augmented, Cached
+from evaluation.table import Metric, Row, check_sets, compare, evaluate, format_table
+
+CPU = torch.device("cpu")
+VIEW = Center(resize=None, size=8)
+SHORT = Cached(min_steps=40)
+
+
+class Blind(torch.nn.Module):
+    """An encoder that sees nothing."""
+
+    def forward(self, x):
+        return torch.ones(len(x), 4)
+
+
+def test_compare_separates_what_sees_from_what_does_not(colours):
+    train_set, test_set = colours(240, 6, seed=1), colours(120, 6, seed=2)
+    rows = compare({"good": Pixels(1), "blind": Blind()}, train_set, test_set, VIEW, CPU, 0, seed=4, num_seeds=2)
+    assert [row.encoder for row in rows] == ["good", "blind", "raw pixels"]
+    names = ["linear-cached/top1", "linear-cached/top5", "knn-k20-T0.07/top1"]
+    assert all(list(row.metrics) == names for row in rows)
+    good, blind, _ = rows
+    assert [len(good.metrics[name].values) for name in names] == [2, 2, 1]
+    assert good.metrics[names[0]].mean > 90
+    assert good.metrics[names[2]].mean > 90
+    assert blind.metrics[names[0]].mean == pytest.approx(100 / 6)
+    assert blind.metrics[names[2]].mean == pytest.approx(100 / 6)
+
+
+def test_one_class_for_each_neighbour_is_not_promised(colours):
+    """A training set smaller than 20: k-NN takes what there is, under a name that says so."""
+    rows = compare({}, colours(12, 6), colours(6, 6), VIEW, CPU, 0, seed=0, num_seeds=1)
+    assert "knn-k12-T0.07/top1" in rows[0].metrics
+
+
+def test_the_test_split_is_not_touched_before_every_choice_is_made(colours, monkeypatch):
+    """Images and labels of the test split raise until both encoders' settings are chosen."""
+    chosen = []
+    original = table.fit
+    monkeypatch.setattr(table, "fit", lambda *args: (chosen.append(1), original(*args))[1])
+
+    class Guarded:
+        def __init__(self, images):
+            self._images, self.classes = images, images.classes
+
+        def __len__(self):
+            return len(self._images)
+
+        def image(self, index):
+            assert len(chosen) == 2, "a test image was read before the learning rates were chosen"
+            return self._images.image(index)
+
+        @property
+        def labels(self):
+            assert len(chosen) == 2, "the test labels were read before the learning rates were chosen"
+            return self._images.labels
+
+        def name(self, index):
+            return self._images.name(index)
+
+    guarded = Guarded(colours(30, 6, seed=2))
+    with pytest.raises(AssertionError, match="was read before"):
+        guarded.image(0)
+    encoders = {"a": Pixels(1), "b": Pixels(2)}
+    rows = evaluate(encoders, colours(60, 6, seed=1), guarded, VIEW, SHORT, [0], CPU, 0)
+    assert len(chosen) == len(rows) == 2
+
+
+def test_the_choice_does_not_depend_on_the_test_split(colours):
+    train_set = colours(120, 20, seed=1)
+    wrong = colours(60, 20, seed=2)
+    wrong.labels = (wrong.labels + 1) % 6
+    right_rows = evaluate({"a": Pixels(1)}, train_set, colours(60, 20, seed=2), VIEW, SHORT, [0], CPU, 0)
+    wrong_rows = evaluate({"a": Pixels(1)}, train_set, wrong, VIEW, SHORT, [0], CPU, 0)
+    assert right_rows[0].selected == wrong_rows[0].selected
+    assert right_rows[0].metrics != wrong_rows[0].metrics
+
+
+def test_the_papers_protocol_reports_the_last_epoch_and_names_the_best(colours, monkeypatch):
+    monkeypatch.setattr(table, "train_head", lambda *args: table_curve(args[-1]))
+
+    def table_curve(seed):
+        from evaluation.augmented import Curve
+
+        return Curve((10.0 + seed, 50.0, 40.0 + seed), (60.0, 90.0, 80.0))
+
+    protocol = Augmented("bt", epochs=3, batch_size=8, lr=0.3, weight_decay=0)
+    (row,) = evaluate({"a": Pixels(1)}, colours(30, 6), colours(12, 6), VIEW, protocol, [0, 2], CPU, 0)
+    assert row.metrics["linear-bt-3ep/top1"] == Metric((40.0, 42.0))
+    assert row.metrics["linear-bt-3ep/top5"] == Metric((80.0, 80.0))
+    assert row.metrics["linear-bt-3ep/top1-best-epoch-on-test"] == Metric((50.0, 50.0))
+    assert row.metrics["linear-bt-3ep/top5-best-epoch-on-test"] == Metric((90.0, 90.0))
+
+
+def test_top5_of_five_classes_says_nothing_and_is_left_out(colours):
+    sets = [colours(40, 6, seed, num_classes=5) for seed in (1, 2)]
+    (row,) = evaluate({"a": Pixels(1)}, *sets, VIEW, SHORT, [0], CPU, 0)
+    assert list(row.metrics) == ["linear-cached/top1", "knn-k20-T0.07/top1"]
+
+
+def test_splits_that_do_not_fit_are_refused(colours):
+    train_set, test_set = colours(30, 6), colours(30, 6)
+    test_set.classes = ("class0", "class1", "class2", "class3", "class4", "dog")
+    with pytest.raises(ValueError, match=r"1 only in train \(class5\); 1 only in test \(dog\)"):
+        check_sets(train_set, test_set, 5, 0.07)
+    test_set.classes = train_set.classes[::-1]
+    with pytest.raises(ValueError, match="another order"):
+        check_sets(train_set, test_set, 5, 0.07)
+    with pytest.raises(ValueError, match="k 31"):
+        check_sets(train_set, train_set, 31, 0.07)
+
+
+def test_mean_and_spread():
+    metric = Metric((90.0, 92.0, 94.0))
+    assert metric.mean == 92
+    assert metric.std == pytest.approx(np.std([90, 92, 94], ddof=1))
+    assert str(metric) == "92.00 ± 2.00"
+    assert (Metric((81.25,)).std, str(Metric((81.25,)))) == (None, "81.25")
+
+
+def test_the_table_lines_up():
+    rows = [
+        Row("pretrained", {"linear-cached/top1": Metric((90.0, 92.0)), "knn-k20-T0.07/top1": Metric((80.0,))}),
+        Row("x", {"linear-cached/top1": Metric((9.0, 9.0))}),
+    ]
+    head, first, second, caption = format_table(rows).splitlines()
+    assert head.split() == ["linear-cached/top1", "knn-k20-T0.07/top1"]
+    assert first.split() == ["pretrained", "91.00", "±", "1.41", "80.00"]
+    assert second.split() == ["x", "9.00", "±", "0.00", "-"]
+    assert len(head) == len(first) == len(second)
+    assert "2 seeds" in caption
