@@ -113,11 +113,11 @@ def pretrain(name: str, argv: list[str]) -> int:
 
     # 2. Networks and optimiser. Weights are drawn on the CPU from the seed: the same on every machine and rank.
     torch.manual_seed(recipe.seed)
-    objective = synchronise_batch_norm(recipe.objective(), device).to(device)
-    if recipe.precision == "fp64":
-        objective = objective.double()
+    objective = recipe.objective()
+    synchronise_batch_norm(objective, device)
+    objective.to(device, torch.float64 if recipe.precision == "fp64" else torch.float32)
     if place.channels_last:
-        objective = objective.to(memory_format=torch.channels_last)
+        objective.to(memory_format=torch.channels_last)
     if place.recompute:
         recompute_activations(objective.encoder)
     if place.compile:

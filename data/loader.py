@@ -52,7 +52,8 @@ class StepBatches(Dataset[Loaded]):
         self.batch_size, self.rank, self.world = batch_size, rank, world
         self.skip_bad_images = skip_bad_images
 
-    def __getitem__(self, step: int) -> Loaded:
+    def __getitem__(self, index: int) -> Loaded:
+        step = index
         epoch, samples = batch_samples(self.seed, step, self.rank, self.world, self.batch_size, len(self.images))
         return self.render(samples, epoch)
 

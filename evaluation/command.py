@@ -98,10 +98,6 @@ class Method:
         KNN_TEMPERATURE
     )
 
-    def __post_init__(self) -> None:
-        if self.seeds is not None and self.seeds < 1:
-            raise ValueError(f"--seeds {self.seeds} should be at least 1")
-
 
 @dataclass(frozen=True)
 class Place:
@@ -118,10 +114,6 @@ class Place:
         _unset("N", "images of one pass through the encoder, not of the probe; left out: as suits the device"),
     ] = None
 
-    def __post_init__(self) -> None:
-        if self.workers < 0 or (self.batch_size is not None and self.batch_size < 1):
-            raise ValueError("--workers should not be negative, --batch-size at least 1")
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -134,9 +126,22 @@ class Arguments:
 
 
 def parse(argv: Sequence[str], description: str | None) -> Arguments:
-    """Returns the command line; tyro prints help, and answers wrong flags with a suggestion and exit code 2."""
+    """Returns the command line; tyro prints help, and answers wrong flags with a suggestion and exit code 2.
+
+    Raises:
+        ValueError: a number out of range.
+    """
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    return tyro.cli(Arguments, args=list(argv), prog="eval_linear.py", description=description, config=config)
+    args = tyro.cli(Arguments, args=list(argv), prog="eval_linear.py", description=description, config=config)
+    least = {
+        "seeds": (args.method.seeds, 1),
+        "workers": (args.place.workers, 0),
+        "batch-size": (args.place.batch_size, 1),
+    }
+    for name, (value, lowest) in least.items():
+        if value is not None and value < lowest:
+            raise ValueError(f"--{name} {value} should be at least {lowest}")
+    return args
 
 
 def resolve(subject: Subject, images: Images) -> tuple[Backbone, Center, DataSpec, Path | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,7 +53,7 @@ class Backbone:
             raise ValueError(f"backbone {self.name!r} does not take {dict(self.kwargs)!r}: {error}") from error
         if self.stem != "imagenet":
             _cifar_stem(module, self)
-        width = getattr(module, "head_hidden_size", None) or module.num_features
+        width: Any = getattr(module, "head_hidden_size", None) or module.num_features
         return module, int(width)
 
 
@@ -88,9 +88,7 @@ def recompute_activations(module: nn.Module) -> int:
         raise ValueError(f"activation checkpointing finds no blocks in {type(module).__name__}: leave the flag out")
     for block in blocks:
         norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        block.forward = partial(  # ty: ignore[invalid-assignment]
-            checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, norms)
-        )
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, norms))
     return len(blocks)
 
 
@@ -106,17 +104,17 @@ def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], Ab
 
 
 @contextmanager
-def _uncounted(norms: list[_BatchNorm]) -> Iterator[None]:
+def _uncounted(norms: list[_BatchNorm]) -> Generator[None]:
     # Momentum 0 leaves the running statistics as they are. Without them (track_running_stats=False) BatchNorm would
     # save fewer tensors than the first time, which torch's checkpoint refuses.
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    counts = [None if number is None else number.clone() for _, _, number in kept]
+    counts = [number.clone() for _, _, number in kept if number is not None]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for (norm, momentum, number), count in zip(kept, counts, strict=True):
+        for norm, momentum, _ in kept:
             norm.momentum = momentum
-            if number is not None:
-                number.copy_(count)
+        for number, count in zip((number for _, _, number in kept if number is not None), counts, strict=True):
+            number.copy_(count)

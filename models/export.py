@@ -28,7 +28,7 @@ def export_encoder(module: nn.Module, spec: Backbone, folder: Path, preprocessin
     Raises:
         OSError: the folder cannot be written.
     """
-    module = module.to(memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]  (safetensors wants it)
+    module = module.to(memory_format=torch.contiguous_format)  # safetensors wants it
     extra: dict[str, Any] = {} if spec.stem == "imagenet" else {"stem": spec.stem}
     extra["pretrained_cfg"] = {"tag": "", "license": "unknown", "origin_url": ""}  # not those of timm's own weights
     try:

@@ -9,24 +9,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .gather import all_reduce_sum, world_size
 
 
-def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Returns `module` with every BatchNorm replaced by one whose statistics are the whole global batch's.
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
+    """Makes every BatchNorm inside `module` take its statistics over the whole global batch; alone, does nothing.
 
-    Parameters and buffers keep their names, so checkpoints do not depend on the number of ranks. On one process the
-    module is returned as it is. timm's fused norm-plus-activation layers are converted by timm's own function.
+    Parameters and buffers keep their names, so checkpoints do not depend on the number of ranks.
     """
     if world_size() == 1:
-        return module
-    if device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm
+        return
+    for name, child in module.named_children():
+        if device.type == "cuda":
+            from timm.layers import (
+                convert_sync_batchnorm,
+            )  # torch's, and it knows timm's fused norm and activation layers
 
-        return convert_sync_batchnorm(module)
-    for layer in module.modules():
-        if isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm):
-            # The class alone changes: the same object keeps its parameters, buffers, hooks, and its activation if timm
-            # fused one.
-            layer.__class__ = _synchronised(type(layer))
-    return module
+            setattr(module, name, convert_sync_batchnorm(child))
+        else:
+            for layer in child.modules():
+                if isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm):
+                    # The class alone changes: the object keeps its parameters, buffers, hooks, and fused activation.
+                    layer.__class__ = _synchronised(type(layer))
 
 
 class _WholeBatch:
@@ -36,7 +37,7 @@ class _WholeBatch:
     Source of the running-statistics rule: torch.nn.BatchNorm (biased variance normalises, unbiased is remembered).
     """
 
-    def _normalise(self: _BatchNorm, x: Tensor) -> Tensor:  # ty: ignore[invalid-type-form]
+    def _normalise(self: _BatchNorm, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         count = x.numel() // x.shape[1] * world_size()

@@ -42,7 +42,7 @@ class _Gather(torch.autograd.Function):
         return whole
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # ty: ignore[invalid-method-override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # ty: ignore[incompatible-method-override]
         own = grad.new_empty(grad.shape[0] // world_size(), *grad.shape[1:])
         dist.reduce_scatter_tensor(own, grad.contiguous())
         return own
@@ -56,7 +56,7 @@ class _AllReduceSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # ty: ignore[invalid-method-override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # ty: ignore[incompatible-method-override]
         total = grad.clone()
         dist.all_reduce(total)
         return total

@@ -1,4 +1,4 @@
-"""Every sample at most once an epoch, the same global batch for any number of ranks, a function of (seed, step) alone."""
+"""Every sample at most once an epoch, the same global batch for any number of ranks, all from (seed, step) alone."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def _one_thread():
 
 @pytest.fixture
 def colours():
-    """Makes image sets whose classes differ in colour and nothing else: colours(rows, noise) -> set of 12 x 12 images."""
+    """Makes image sets whose classes differ in colour alone: colours(rows, noise) -> set of 12 x 12 images."""
 
     def make(num: int, noise: float, seed: int = 0, num_classes: int = 6) -> Pixels:
         rng = np.random.default_rng(seed)
@@ -47,7 +47,7 @@ def encoder() -> nn.Module:
 
 @pytest.fixture
 def gaussians():
-    """Makes features of known difficulty: gaussians(n, d, classes, distance, seed) -> (rows, classes), unit variance."""
+    """Makes features of known difficulty, with unit variance: gaussians(n, d, classes, distance, seed) -> (x, y)."""
 
     def make(num: int, width: int, num_classes: int, distance: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng(seed)

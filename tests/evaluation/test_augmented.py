@@ -91,5 +91,5 @@ def test_other_epochs_are_another_protocol():
     assert find("cached").id == "cached"
     assert find("cached", 30).num_steps(2560) == 300
     for wrong in (("bt100ep", None), ("cached", 0)):
-        with pytest.raises(ValueError, match="bt-100ep|at least 1"):
+        with pytest.raises(ValueError, match=r"bt-100ep|at least 1"):
             find(*wrong)

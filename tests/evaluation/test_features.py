@@ -42,9 +42,14 @@ def test_the_encoder_is_left_as_it_was(colours, encoder):
 
 def test_modes_come_back_after_an_error(encoder):
     encoder.train()
-    with pytest.raises(RuntimeError, match="planted"), frozen(encoder):
-        assert not any(module.training for module in encoder.modules())
-        raise RuntimeError("planted")
+
+    def fails():
+        with frozen(encoder):
+            assert not any(module.training for module in encoder.modules())
+            raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"):
+        fails()
     assert all(module.training for module in encoder.modules())
 
 

@@ -61,7 +61,7 @@ def train(world: World, name: str, dtype: torch.dtype) -> dict[str, Any]:
     """Returns the first step's loss, terms and gradients, and the state after three LARS steps, on this rank."""
     torch.manual_seed(0)
     objective = OBJECTIVES[name]().to(dtype)
-    objective = synchronise_batch_norm(objective, world.device)
+    synchronise_batch_norm(objective, world.device)
     step: nn.Module = Step(objective)
     if world.size > 1:
         step = DistributedDataParallel(step, broadcast_buffers=False)

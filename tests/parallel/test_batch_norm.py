@@ -44,7 +44,8 @@ def run(world: World) -> dict[str, dict[str, Any]]:
     results = {}
     share = slice(world.rank * ROWS // world.size, (world.rank + 1) * ROWS // world.size)
     for name, (network, x) in networks().items():
-        network = synchronise_batch_norm(network.train(), torch.device("cpu"))
+        network = nn.Sequential(network).train()
+        synchronise_batch_norm(network, torch.device("cpu"))
         x = x[share].requires_grad_()
         network(x)
         y = network(x)
@@ -81,4 +82,5 @@ def test_equals_batch_norm_of_the_whole_batch(size: int) -> None:
 
 def test_one_process_keeps_torchs_own() -> None:
     network = nn.Sequential(nn.BatchNorm1d(3))
-    assert type(synchronise_batch_norm(network, torch.device("cpu"))[0]) is nn.BatchNorm1d
+    synchronise_batch_norm(network, torch.device("cpu"))
+    assert type(network[0]) is nn.BatchNorm1d

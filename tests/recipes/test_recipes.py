@@ -1,4 +1,4 @@
-"""Every recipe builds with small knobs and takes steps on the CPU; its description is JSON; its docstring names a source."""
+"""Every recipe builds with small knobs and takes steps on the CPU; it is described as JSON and names its source."""
 
 from __future__ import annotations
 
