@@ -23,7 +23,7 @@ def recipe(
     loss: Annotated[
         Literal["barlow_twins", "simclr", "vicreg", "sample_correlation"], "what compares the two views"
     ] = "barlow_twins",
-    epochs: Annotated[int, "passes over the training set; as many as half an hour allows for twelve runs"] = 3,
+    epochs: Annotated[int, "passes over the training set; as many as half an hour allows for twelve runs"] = 2,
     batch_size: Annotated[int, "rows of the global batch; 256, solo-learn's cifar recipes"] = 256,
     lr: Annotated[float, "AdamW learning rate; chosen here for short runs"] = 2e-3,
     width: Annotated[int, "features of each projector layer; chosen here"] = 512,
