@@ -166,7 +166,10 @@ def pretrain(name: str, argv: list[str]) -> int:
     queue = iter(loader)  # workers start here, before other threads do
     record = progress = None
     if world.is_main:
-        run_folder.record_attempt(place.out, world.size, device, vars(place))
+        try:
+            run_folder.record_attempt(place.out, world.size, device, vars(place))
+        except OSError as error:
+            raise ValueError(f"--out {place.out} cannot be written: {error.strerror or error}") from None
         print(f"{name}: {len(images)} images, {recipe.epochs} epochs, {total_steps} steps of {recipe.batch_size} rows")
         print(f"{world.size} x {device}, {recipe.precision}, run folder {place.out}")
         print(describe_groups(optimizer), flush=True)
@@ -305,6 +308,8 @@ def pretrain(name: str, argv: list[str]) -> int:
                 checkpoint.mark_done(place.out, step)
             except (OSError, checkpoint.CheckpointError) as error:
                 raise Leave(SAVE_FAILED_EXIT, f"trained to the end and saved, but: {error}") from error
+    except ValueError as error:  # no longer the command line's fault: the place it comes from is wanted
+        raise RuntimeError(f"training failed at step {step}") from error
     except Leave as leave:
         code = leave.code
         if world.is_main:

@@ -1,15 +1,16 @@
 """Captioned pictures of shapes that the project draws itself: a set to learn from with nothing to download.
 
-Each 64 x 64 picture shows one of ten shapes, the label, in one of nine colours, four fills and three sizes, tilted, at one of
-six places, on a patterned background with confetti, uneven light and grain. Everything but the shape is drawn independently
-of the label, so mean colour and fixed pixels say little about it, while crop, flip, colour jitter and grey keep it. Shape and
-background always differ in brightness, so that a grey view still shows the shape.
+Each 64 x 64 picture shows one of ten shapes, the label, in one of nine colours, four fills and three sizes, tilted, at
+one of six places, on a patterned background with confetti, uneven light and grain. Everything but the shape is drawn
+independently of the label, so mean colour and fixed pixels say little about it, while crop, flip, colour jitter and
+grey keep it. Shape and background always differ in brightness, so that a grey view still shows the shape; the shape is
+large and the background's pattern faint, so that what two views of a picture share beyond colour is mostly the label.
 
 One sentence names size, colour, fill, shape, place, and the pattern and colour of the background. It stays true under a
 horizontal flip because places are "in an upper corner" or "off to one side", never left or right.
 
-Picture i is a function of (seed, split, i): draws are Python's `random.random`, whose sequence is guaranteed; pixels take
-only + - * /, square root, floor, min and max, which IEEE arithmetic fixes to the bit.
+Picture i is a function of (seed, split, i): draws are Python's `random.random`, whose sequence is guaranteed; pixels
+take only + - * /, square root, floor, min and max, which IEEE arithmetic fixes to the bit.
 
     python -m data.shapes DIR [--train N --val N --seed S]
 """
@@ -43,9 +44,9 @@ COLOURS = {
     "white": (238, 238, 238),
     "black": (38, 38, 44),
 }
-SIZES = {"small": (9.5, 11.5), "medium": (13.0, 15.5), "large": (17.5, 20.5)}  # radius in pixels
-ROWS = {"upper": (-0.85, -0.6), "middle": (-0.2, 0.2), "lower": (0.6, 0.85)}  # centre, as a part of the room there is
-COLUMNS = {"central": (-0.2, 0.2), "side": (0.6, 0.85)}
+SIZES = {"small": (14.5, 17.0), "medium": (18.5, 21.0), "large": (23.0, 25.5)}  # radius in pixels
+ROWS = {"upper": (-1.0, -0.75), "middle": (-0.15, 0.15), "lower": (0.75, 1.0)}  # centre, as a part of the room there is
+COLUMNS = {"central": (-0.15, 0.15), "side": (0.75, 1.0)}
 FILLS = ("solid", "striped", "dotted", "checked")
 PATTERNS = ("plain", "striped", "dotted", "checked")
 
@@ -135,8 +136,8 @@ SHAPES: dict[str, Callable[[Field, Field], Field]] = {
     "triangle": lambda x, y: _wedge(x, y - 0.1, 0.53),
 }
 
-# Patterns: signed distance, in periods, to where the second shade shows, at a point a and b past the nearest edge of its
-# stripe along either axis (-1/4..1/4). Plain and solid surfaces have no second shade.
+# Patterns: signed distance, in periods, to where the second shade shows, at a point a and b past the nearest edge of
+# its stripe along either axis (-1/4..1/4). Plain and solid surfaces have no second shade.
 PATTERN_EDGES: dict[str, Callable[[Field, Field], Field]] = {
     "striped": lambda a, b: a,
     "dotted": lambda a, b: _disk(a + 0.25, b + 0.25, 0.3),
@@ -201,9 +202,9 @@ def scene(seed: int, split: str, index: int) -> Scene:
     colour = one(COLOURS)
     ground = one(name for name in COLOURS if abs(brightness(name) - brightness(colour)) > 0.2)
     radius = between(*SIZES[size])
-    room = SIDE / 2 - 1 - radius
+    room = SIDE / 2 + 1 - radius
     scraps = []
-    for _ in range(int(between(2, 7))):
+    for _ in range(int(between(1, 6))):
         length, (along, across) = between(0.1, 3.5), turn(90)
         middle = (between(-0.5, 0.5) * SIDE, between(-0.5, 0.5) * SIDE)
         scraps.append((*middle, length * along, length * across, between(1, 2), *COLOURS[one(COLOURS)]))
@@ -219,8 +220,8 @@ def scene(seed: int, split: str, index: int) -> Scene:
         y=room * between(*ROWS[row]),
         radius=radius,
         turn=turn(TILT),
-        fill=weave(surface, colour, between(5, 7), 0.38),
-        ground=weave(pattern, ground, between(7, 12), 0.2),
+        fill=weave(surface, colour, between(6, 9), 0.32),
+        ground=weave(pattern, ground, between(8, 13), 0.14),
         confetti=tuple(scraps),
         light=(between(-0.004, 0.004), between(-0.004, 0.004)),
         grain=int(draw() * 2**32),
@@ -370,7 +371,7 @@ class ShapesSet:
 
 
 def write(folder: Path, train: int = 4000, val: int = 1000, seed: int = 0) -> None:
-    """Writes both splits for other tools: DIR/train/star/000012.png, its caption in 000012.txt, and DIR/train/pairs.csv.
+    """Writes both splits for other tools: DIR/train/star/000008.png, its caption in 000008.txt, DIR/train/pairs.csv.
 
     Args:
         folder: where to write; must be empty or not yet there

@@ -20,6 +20,7 @@ from training.recipe import Recipe
 
 
 def recipe(
+    backbone: Annotated[str, "any timm network; resnet50 in the paper"] = "resnet50",
     epochs: Annotated[int, "passes over the training set; 1000 in the paper, section 2.2"] = 1000,
     batch_size: Annotated[int, "rows of the global batch; 2048 in the paper, section 2.2"] = 2048,
     lr: Annotated[float, "LARS learning rate of weights a 256 rows; 0.2, main.py --learning-rate-weights"] = 0.2,
@@ -37,7 +38,7 @@ def recipe(
         views=(View(size=size, blur=1.0), View(size=size, blur=0.1, solarize=0.2)),  # the two differ only here
         eval_view=Center(resize=size * 256 // 224, size=size),
         objective=partial(
-            JointEmbedding, encoder=Backbone("resnet50"), head=Mlp((width, width, width)), loss=BarlowTwins(lambd)
+            JointEmbedding, encoder=Backbone(backbone), head=Mlp((width, width, width)), loss=BarlowTwins(lambd)
         ),
         # The published run left gradients at 1/16 of the whole (16 ranks, a raw all_reduce inside autograd). Ours are
         # whole,

@@ -22,6 +22,7 @@ from training.recipe import Recipe
 
 
 def recipe(
+    backbone: Annotated[str, "any timm network; resnet50 in the paper"] = "resnet50",
     epochs: Annotated[int, "passes over the training set; 100, README"] = 100,
     batch_size: Annotated[int, "rows of the global batch; 4096, README"] = 4096,
     lr: Annotated[float, "LARS learning rate times the root of the batch size; 0.075, README (sqrt scaling)"] = 0.075,
@@ -43,7 +44,7 @@ def recipe(
         eval_view=Center(resize=size * 256 // 224, size=size),
         objective=partial(
             JointEmbedding,
-            encoder=Backbone("resnet50"),
+            encoder=Backbone(backbone),
             head=Mlp((width, width, 128), last_norm="scale"),
             loss=NTXent(temperature),
         ),

@@ -20,6 +20,7 @@ from training.recipe import Recipe
 
 
 def recipe(
+    backbone: Annotated[str, "any timm network; resnet50 in the paper"] = "resnet50",
     epochs: Annotated[int, "passes over the training set; 1000 in the paper"] = 1000,
     batch_size: Annotated[int, "rows of the global batch; 2048 in the paper"] = 2048,
     lr: Annotated[float, "LARS learning rate of all parameters a 256 rows; 0.2, main_vicreg.py --base-lr"] = 0.2,
@@ -39,7 +40,7 @@ def recipe(
         eval_view=Center(resize=size * 256 // 224, size=size),
         objective=partial(
             JointEmbedding,
-            encoder=Backbone("resnet50"),
+            encoder=Backbone(backbone),
             head=Mlp((width, width, width), hidden_bias=True),  # unlike Barlow Twins, its hidden Linears have a bias
             loss=VICReg(invariance, variance, covariance),
         ),
