@@ -9,6 +9,7 @@ overwritten; 74 the result was printed but could not be written.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
@@ -57,7 +58,8 @@ def evaluate_linear(args: Arguments) -> int:
 
     backbone, view, spec, root = resolve(args.subject, args.images)
     file, prefix = weights_file(args)
-    out = result_file(args, protocol)
+    images = {"data": spec, "data_root": str(root) if root else None, "view": view}
+    out = result_file(args, protocol, images)
     world = start_world(place.device)
     if world.size > 1:
         world.stop()
@@ -101,9 +103,7 @@ def evaluate_linear(args: Arguments) -> int:
     facts = {
         "weights": account,
         "backbone": backbone,
-        "view": view,
-        "data": spec,
-        "data_root": str(root) if root else None,
+        **images,
         "num_train": len(train_set),
         "num_test": len(test_set),
         "classes": train_set.classes,
@@ -148,12 +148,14 @@ def weights_file(args: Arguments) -> tuple[Path, str | None]:
     return newest, "encoder."
 
 
-def result_file(args: Arguments, protocol: Protocol) -> Path:
-    """Returns where the result goes.
+def result_file(args: Arguments, protocol: Protocol, images: dict[str, Any]) -> Path:
+    """Returns where the result goes; a result on the same `images`, seen the same way, will be replaced.
 
     Raises:
-        ValueError: not a .json file, or its folder cannot be made or written.
+        ValueError: not a .json file, its folder cannot be made or written, or it holds something else.
     """
+    from training.recipe import describe, first_difference
+
     name = f"{protocol.id}.json"
     run, weights = args.subject.run, args.subject.weights
     if args.place.out is not None:
@@ -171,6 +173,14 @@ def result_file(args: Arguments, protocol: Protocol) -> Path:
         raise ValueError(f"--out {out}: its folder cannot be made: {error.strerror}") from None
     if not os.access(out.parent, os.W_OK) or out.is_dir():
         raise ValueError(f"{out} cannot be written: name another file with --out")
+    if out.exists():
+        try:
+            old = json.loads(out.read_text(encoding="utf-8"))
+            different = first_difference({name: old[name] for name in images}, describe(images))
+        except (OSError, ValueError, KeyError, TypeError):
+            different = "no result of this script"
+        if different:
+            raise ValueError(f"{out} holds another result ({different}): name another file with --out")
     return out
 
 
@@ -180,6 +190,7 @@ def write_result(out: Path, protocol: Protocol, rows: Sequence[Row], facts: dict
     Raises:
         OSError: the file cannot be written; an older one is as it was.
     """
+    from evaluation.table import plain_rows
     from training.atomic import write_json_atomic
     from training.recipe import describe
 
@@ -188,17 +199,7 @@ def write_result(out: Path, protocol: Protocol, rows: Sequence[Row], facts: dict
         "format": FORMAT,
         "command": sys.argv,
         "protocol": {"id": protocol.id, **describe(protocol)},
-        "rows": [
-            {
-                "encoder": row.encoder,
-                "metrics": {
-                    name: {"mean": metric.mean, "std": metric.std, "n": len(metric.values), "values": metric.values}
-                    for name, metric in row.metrics.items()
-                },
-                "selected": row.selected,
-            }
-            for row in rows
-        ],
+        "rows": plain_rows(rows),
         **{name: describe(fact) for name, fact in facts.items()},
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
     }

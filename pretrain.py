@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 GO, STOP, BAD_INPUT = 0, 1, 2  # what a rank says at the top of a step; the highest is done by all
 SAVE_FAILED_EXIT = 74  # EX_IOERR: asked to stop, but the checkpoint could not be written; an older one is whole
+BAD_SHARE = 0.01  # of the images may be unreadable under --skip-bad-images; more looks like a broken copy
 PROBE_ROWS = 128
 PROBE_EPOCH = 2**31  # no run gets there: the probe batch has an order and views of its own
 
@@ -197,10 +198,12 @@ def pretrain(name: str, argv: list[str]) -> int:
             first, second = list(objective.embed(shown, step / total_steps).values())[:2]
         objective.train()
         numbers, pictures = diagnose(first.float(), second.float(), step, place.out / "heatmaps", probe.label)
-        record.metrics(step, numbers)
-        record.images(step, pictures)
         statistics = {key.removeprefix("probe/"): value for key, value in numbers.items()}
         sanity = objective.sanity(recipe.batch_size)
+        if sanity is not None:  # lines to hold the curve of the loss against
+            numbers |= {f"sanity/{key}": value for key, value in sanity._asdict().items()}
+        record.metrics(step, numbers)
+        record.images(step, pictures)
         warning = collapse_warning(statistics, *first.shape, step, loss, sanity)
         if warning:
             complain(f"step {step}: {warning}")
@@ -220,11 +223,11 @@ def pretrain(name: str, argv: list[str]) -> int:
         infinite = world.from_main(checkpoint.all_finite(state) if world.is_main else None)
         if infinite:
             raise Leave(stop.NON_FINITE_EXIT, f"{infinite} is not finite after step {step}")
-        unread = sorted({message for messages in world.collect(replaced) for message in messages})
-        replaced.clear()
+        unread = set().union(*world.collect(replaced)) - listed
+        listed.update(unread)
         if record:
-            for message in unread:
-                record.event("bad_image", message=message)
+            for message in sorted(unread):
+                record.event("bad_image", message=message, count=len(listed))
             try:
                 checkpoint.save(checkpoints, step, state, place.keep)
             except checkpoint.CheckpointError as error:  # a full disk does not end the run: the next save may succeed
@@ -235,7 +238,8 @@ def pretrain(name: str, argv: list[str]) -> int:
 
     # 5. Train.
     first_bad = torch.full((), -1, device=device)  # step of the first non-finite loss; read only where we wait anyway
-    replaced: list[str] = []  # unreadable images since the last save
+    replaced: set[str] = set()  # messages of the unreadable images this rank met
+    listed: set[str] = set()  # those that are in events.jsonl
     timed = (step, time.perf_counter())
     stop.watch_interrupt()
     code = 0
@@ -246,7 +250,9 @@ def pretrain(name: str, argv: list[str]) -> int:
             began = time.perf_counter()
             loaded = next(queue)
             waited = time.perf_counter() - began
-            replaced += loaded.replaced
+            replaced |= set(loaded.replaced)
+            if len(replaced) > max(100, BAD_SHARE * len(images)):
+                loaded.error = f"{len(replaced)} of {len(images)} images cannot be read, such as {loaded.replaced[-1]}"
 
             # All ranks leave at the same step: one small exchange between hosts, which waits for no GPU.
             notice = stop.pending()
@@ -255,7 +261,8 @@ def pretrain(name: str, argv: list[str]) -> int:
                 saved = save()
                 if verdict == BAD_INPUT:
                     found = next(message for message in world.collect(loaded.error) if message)
-                    raise Leave(stop.BAD_INPUT_EXIT, f"{found}; --skip-bad-images replaces such images and lists them")
+                    hint = "" if place.skip_bad_images else "; --skip-bad-images replaces such images and lists them"
+                    raise Leave(stop.BAD_INPUT_EXIT, f"{found}{hint}")
                 if not saved:
                     raise Leave(SAVE_FAILED_EXIT, f"stopped at step {step} without a checkpoint of it")
                 raise Leave(
@@ -330,10 +337,11 @@ def finish(encoder: torch.nn.Module, recipe: Recipe, place: Place, device: torch
     import torch
 
     from diagnostics.heatmap import montage
-    from evaluation.table import compare, format_table
+    from evaluation.table import compare, format_table, plain_rows
     from models import export_encoder
     from training.atomic import write_json_atomic
 
+    encoder = encoder.float()
     view, spec = recipe.eval_view, recipe.objective.keywords["encoder"]
     preprocessing = {
         "input_size": (3, view.size, view.size),
@@ -350,9 +358,7 @@ def finish(encoder: torch.nn.Module, recipe: Recipe, place: Place, device: torch
         rows = compare(encoders, *sets, view, device, place.workers, recipe.seed)
         print(f"\n{format_table(rows)}\n", flush=True)
         worth["evaluation"] = place.out / "evaluation.json"
-        write_json_atomic(
-            worth["evaluation"], {row.encoder: {k: m.values for k, m in row.metrics.items()} for row in rows}
-        )
+        write_json_atomic(worth["evaluation"], {"rows": plain_rows(rows)})
     pictures = sorted((place.out / "heatmaps" / "cross_correlation").glob("step_*.png"))
     if pictures:
         chosen = sorted({0, len(pictures) // 2, len(pictures) - 1})

@@ -35,20 +35,20 @@ SIDE = 64  # pixels
 TILT = 25.0  # degrees either way; well below 45, where a square would be a diamond
 COLOURS = {
     "red": (214, 38, 40),
-    "orange": (246, 138, 24),
+    "orange": (242, 120, 20),
     "yellow": (248, 222, 52),
     "green": (44, 158, 66),
     "blue": (44, 92, 214),
     "purple": (136, 58, 176),
-    "pink": (248, 150, 192),
+    "pink": (246, 132, 182),
     "white": (238, 238, 238),
     "black": (38, 38, 44),
 }
-SIZES = {"small": (14.5, 17.0), "medium": (18.5, 21.0), "large": (23.0, 25.5)}  # radius in pixels
+SIZES = {"small": (15.5, 17.5), "medium": (19.5, 21.5), "large": (23.5, 25.5)}  # radius in pixels
 ROWS = {"upper": (-1.0, -0.75), "middle": (-0.15, 0.15), "lower": (0.75, 1.0)}  # centre, as a part of the room there is
 COLUMNS = {"central": (-0.15, 0.15), "side": (0.75, 1.0)}
-FILLS = ("solid", "striped", "dotted", "checked")
-PATTERNS = ("plain", "striped", "dotted", "checked")
+FILLS = ("solid", "solid", "solid", "striped", "dotted", "checked")  # half solid, half plain: each is drawn equally
+PATTERNS = ("plain", "plain", "plain", "striped", "dotted", "checked")
 
 SYNONYMS = {
     "small": ("small", "little"),
@@ -200,7 +200,7 @@ def scene(seed: int, split: str, index: int) -> Scene:
 
     shape, size, row, column = tuple(SHAPES)[index % len(SHAPES)], one(SIZES), one(ROWS), one(COLUMNS)
     colour = one(COLOURS)
-    ground = one(name for name in COLOURS if abs(brightness(name) - brightness(colour)) > 0.2)
+    ground = one(name for name in COLOURS if abs(brightness(name) - brightness(colour)) > 0.25)
     radius = between(*SIZES[size])
     room = SIDE / 2 + 1 - radius
     scraps = []
@@ -220,10 +220,10 @@ def scene(seed: int, split: str, index: int) -> Scene:
         y=room * between(*ROWS[row]),
         radius=radius,
         turn=turn(TILT),
-        fill=weave(surface, colour, between(6, 9), 0.32),
+        fill=weave(surface, colour, between(6, 9), 0.26),
         ground=weave(pattern, ground, between(8, 13), 0.14),
         confetti=tuple(scraps),
-        light=(between(-0.004, 0.004), between(-0.004, 0.004)),
+        light=(between(-0.003, 0.003), between(-0.003, 0.003)),
         grain=int(draw() * 2**32),
     )
 
@@ -304,7 +304,7 @@ def outline(scenes: Sequence[Scene]) -> Field:
 
 
 def _scatter(picture: np.ndarray, scenes: Sequence[Scene]) -> None:
-    """Lays confetti, short thick lines, on the pictures (n, 3, SIDE, SIDE), in place, each in a window that holds it."""
+    """Lays confetti, short thick lines, on pictures (n, 3, SIDE, SIDE), in place, each in a window that holds it."""
     scraps = [(row, *scrap) for row, scene in enumerate(scenes) for scrap in scene.confetti]
     rows, xs, ys, along, across, radius, *_ = zip(*scraps)
     lefts, tops = ([max(0, int(middle + SIDE / 2) - 8) for middle in middles] for middles in (xs, ys))

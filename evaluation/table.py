@@ -174,6 +174,21 @@ def compare(
     return evaluate({**encoders, PIXELS: Pixels()}, train_set, test_set, view, Cached(), seeds, device, workers, k=k)
 
 
+def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Returns the rows as JSON: each metric with its mean, standard deviation, n and values, and what was selected."""
+    return [
+        {
+            "encoder": row.encoder,
+            "metrics": {
+                name: {"mean": metric.mean, "std": metric.std, "n": len(metric.values), "values": list(metric.values)}
+                for name, metric in row.metrics.items()
+            },
+            "selected": row.selected,
+        }
+        for row in rows
+    ]
+
+
 def format_table(rows: Sequence[Row]) -> str:
     """Returns the rows as lines of text: a column a metric, "-" where an encoder has none."""
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,10 @@ class Objective(nn.Module):
 
     def after_step(self, z: dict[str, Tensor], progress: float) -> None:
         """Called after the optimiser: a teacher, queue or centre moves here. Default: nothing."""
+
+    def sanity(self, num_rows: int) -> Any:
+        """Returns the loss when collapsed, independent and perfect, for a batch of `num_rows`, or None if unknown."""
+        return None
 
 
 class Step(nn.Module):

@@ -177,6 +177,7 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "knob": (["demo", "--out", "OUT", "--epoch", "3"], ["--epoch", "--epochs"]),
     "type": (["demo", "--out", "OUT", "--epochs", "many"], ["many", "--epochs"]),
     "value": (["demo", "--out", "OUT", "--epochs", "0"], ["epochs 0", "at least 1"]),
+    "save_every": (["demo", "--out", "OUT", "--save-every", "0"], ["--save-every 0", "at least 1"]),
     "no_out": (["demo"], ["--out"]),
     "batch": (["demo", "--out", "OUT", "--images", "8", "--batch-size", "16"], ["--batch-size 16", "8 images"]),
     "no_data": (["barlow_twins_rn50", "--out", "OUT"], ["--data is missing"]),

@@ -53,7 +53,8 @@ class Place:
     timeout_min: float = 10.0
     """minutes after which ranks stop waiting for a dead one; keep it below the lead of the scheduler's signal"""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses values that cannot be; after parsing, since tyro would make a box of what is one line."""
         for name in ("save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} should be at least 1")
@@ -83,6 +84,7 @@ def parse(recipe: Callable, argv: Sequence[str], prog: str, description: str) ->
     arguments: Any = tyro.cli(
         both, args=list(argv), prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,)
     )
+    arguments.place.check()
     return {f.name: getattr(arguments.knobs, f.name) for f in dataclasses.fields(knobs_type)}, arguments.place
 
 

@@ -204,11 +204,27 @@ def test_a_generated_set_needs_no_data_and_data_means_other_images(run, images, 
     (run / "recipe.json").write_text(json.dumps(record))
     (run / "environment.json").unlink()
     results = []
-    for argv in ([], ["--data", str(images)]):
+    for argv in ([], ["--data", str(images), "--out", str(run / "other.json")]):
         assert eval_linear.main(["--run", str(run), *FAST, *argv]) == 0
-        results.append(json.loads((run / "eval" / "cached-2ep.json").read_text()))
+        results.append(json.loads(Path(argv[-1] if argv else run / "eval" / "cached-2ep.json").read_text()))
     assert [result["data"]["kind"] for result in results] == ["Shapes", "ImageFolder"]
     assert [(result["num_train"], result["data_root"]) for result in results] == [(40, None), (42, str(images))]
+
+
+def test_a_result_on_other_images_is_not_overwritten(run, images, tmp_path, capsys):
+    (tmp_path / "other").symlink_to(images)
+    assert eval_linear.main(["--run", str(run), *FAST]) == 0
+    before = (run / "eval" / "cached-2ep.json").read_bytes()
+    capsys.readouterr()
+    err = refused(capsys, "--run", str(run), *FAST, "--data", str(tmp_path / "other"))
+    assert "holds another result (data_root: " in err
+    assert "view.resize: 18 there, 20 here" in refused(capsys, "--run", str(run), *FAST, "--resize", "20")
+    assert (run / "eval" / "cached-2ep.json").read_bytes() == before
+    assert eval_linear.main(["--run", str(run), *FAST]) == 0  # the same images: replaced
+    (run / "mine.json").write_text("[1]")
+    capsys.readouterr()
+    assert "no result" in refused(capsys, "--run", str(run), *FAST, "--out", str(run / "mine.json"))
+    assert (run / "mine.json").read_text() == "[1]"
 
 
 def test_a_result_that_cannot_be_written_is_still_printed(run, capsys, monkeypatch):

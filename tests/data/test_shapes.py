@@ -1,0 +1,235 @@
+"""The generated set: the same on every machine, true to its captions, and not readable from colour."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from data import shapes
+from data.shapes import COLOURS, SHAPES, SIDE, ShapesSet
+
+FLIP_CHANGES = {"left", "right"}
+
+
+@pytest.fixture(scope="module")
+def images() -> ShapesSet:
+    return ShapesSet("train", 600)
+
+
+def digest(images: ShapesSet) -> str:
+    content = images.pixels.tobytes() + images.labels.tobytes() + "\n".join(images.captions).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def inside(images: ShapesSet) -> np.ndarray:
+    """Pixels well inside each shape, (N, SIDE, SIDE) bool."""
+    return shapes.outline(images.scenes) < -1
+
+
+def nearest_colour(mean: np.ndarray) -> str:
+    return min(COLOURS, key=lambda name: float(np.square(np.array(COLOURS[name]) - mean).sum()))
+
+
+def words(caption: str) -> list[str]:
+    return caption.replace(",", "").split()
+
+
+def test_the_form_of_a_set(images):
+    assert len(images) == len(images.captions) == len(images.labels) == 600
+    assert images.labels.dtype == np.int64
+    assert images.classes == tuple(sorted(images.classes))
+    picture = images.image(12)
+    assert (picture.mode, picture.size) == ("RGB", (SIDE, SIDE))
+    shape = images.classes[images.labels[12]]
+    assert images.name(12).startswith("shapes/train/000012 (")
+    assert images.name(12).endswith(f" {shape})")
+
+
+def test_a_picture_depends_on_seed_split_and_index_only():
+    few, many = ShapesSet("train", 7), ShapesSet("train", 33)
+    assert np.array_equal(few.pixels, many.pixels[:7])
+    assert few.captions == many.captions[:7]
+    assert len({digest(ShapesSet(split, 7, seed)) for split in ("train", "val") for seed in (0, 1)}) == 4
+
+
+def test_another_process_draws_the_same_picture(images):
+    code = (
+        "import hashlib; from data.shapes import ShapesSet; s = ShapesSet('val', 25, 3)\n"
+        "print(hashlib.sha256(s.pixels.tobytes() + s.labels.tobytes() + '\\n'.join(s.captions).encode()).hexdigest())"
+    )
+    root = Path(shapes.__file__).parents[1]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    other = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert other.stdout.strip() == digest(ShapesSet("val", 25, 3)), other.stderr
+
+
+def test_no_picture_or_scene_is_in_both_splits(images):
+    held_out = ShapesSet("val", 600)
+    train, val = ({pixels.tobytes() for pixels in split.pixels} for split in (images, held_out))
+    assert len(train) == len(val) == 600  # nor twice in one
+    assert not train & val
+
+
+@pytest.mark.parametrize("count", [600, 605])
+def test_classes_are_balanced(count):
+    frequency = Counter(ShapesSet("val", count).labels.tolist())
+    assert len(frequency) == len(SHAPES)
+    assert max(frequency.values()) - min(frequency.values()) <= 1
+
+
+def test_captions_name_what_the_scene_holds(images):
+    for scene, label in zip(images.scenes, images.labels, strict=True):
+        said = words(scene.caption)
+        assert [name for name in SHAPES if name in said] == [scene.shape] == [images.classes[label]]
+        assert {name for name in COLOURS if name in said} == {scene.fill.colour, scene.ground.colour}
+        for word in (scene.size, scene.fill.pattern, scene.ground.pattern):
+            assert any(option in said for option in shapes.SYNONYMS.get(word, (word,)))
+        assert any(option in scene.caption for option in shapes.SYNONYMS[scene.place])
+        assert not FLIP_CHANGES & set(said)
+
+
+def test_captions_vary(images):
+    assert len(set(images.captions)) > 0.95 * len(images)
+    openings = Counter(words(caption)[0] for caption in images.captions)
+    assert len(openings) >= 4
+    # Which words are used does not depend on the shape: a caption without its noun does not give the label away.
+    assert all(template.count("{shape}") == 1 for template in shapes.SENTENCES)
+
+
+def test_the_shape_has_the_colour_its_caption_names(images):
+    masks = inside(images)
+    for scene, pixels, mask in zip(images.scenes, images.pixels, masks, strict=True):
+        assert nearest_colour(pixels[mask].mean(axis=0)) == scene.fill.colour, scene.caption
+
+
+def test_the_background_has_the_colour_its_caption_names(images):
+    outside = shapes.outline(images.scenes) > 7  # past the shadow
+    for scene, pixels, mask in zip(images.scenes, images.pixels, outside, strict=True):
+        assert nearest_colour(np.median(pixels[mask], axis=0)) == scene.ground.colour, scene.caption
+
+
+def test_the_shape_is_where_and_as_large_as_its_caption_says(images):
+    heights: dict[str, list[float]] = {"upper": [], "middle": [], "lower": []}
+    sideways: dict[str, list[float]] = {"central": [], "side": []}
+    radii: dict[str, list[float]] = {"small": [], "medium": [], "large": []}
+    for scene, mask in zip(images.scenes, inside(images), strict=True):
+        rows, columns = np.nonzero(mask)
+        box = np.array([(rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2]) - (SIDE - 1) / 2
+        room = SIDE / 2 - scene.radius  # words are relative to where a shape of this size can be
+        row, column = scene.place.split()
+        heights[row].append(box[0] / room)
+        sideways[column].append(abs(box[1]) / room)
+        if scene.shape == "circle":  # the others fill different parts of the disk they are drawn in
+            radii[scene.size].append(np.sqrt(mask.sum() / np.pi))
+    assert max(heights["upper"]) < 0 < min(heights["lower"])
+    assert np.median(heights["upper"]) < -0.5 < np.median(heights["middle"]) < 0.5 < np.median(heights["lower"])
+    assert np.median(sideways["central"]) < 0.5 < np.median(sideways["side"])
+    assert max(radii["small"]) < min(radii["medium"])
+    assert max(radii["medium"]) < min(radii["large"])
+
+
+def test_a_grey_view_shows_the_shape(images):
+    grey = images.pixels @ np.array([0.299, 0.587, 0.114])
+    outside = shapes.outline(images.scenes) > 7
+    for picture, scene, mask, rest in zip(grey, images.scenes, inside(images), outside, strict=True):
+        assert abs(np.mean(picture[mask]) - np.median(picture[rest])) > 20, scene.caption
+
+
+def test_shapes_of_one_kind_agree_and_of_two_kinds_differ():
+    """Upright outlines of every kind in one place: no two cover nearly the same pixels."""
+    upright = [
+        replace(shapes.scene(0, "train", index), x=0.0, y=0.0, radius=20.0, turn=(1.0, 0.0)) for index in range(10)
+    ]
+    masks = shapes.outline(upright) < 0
+    for first in range(10):
+        for second in range(first):
+            common = (masks[first] & masks[second]).sum() / (masks[first] | masks[second]).sum()
+            assert common < 0.85, (upright[first].shape, upright[second].shape)
+
+
+def test_mean_colour_does_not_give_the_label_away():
+    train, val = ShapesSet("train", 2000), ShapesSet("val", 1000)
+    features, held_out = (split.pixels.mean(axis=(1, 2)) for split in (train, val))
+    centres = np.stack([features[train.labels == label].mean(axis=0) for label in range(10)])
+    guesses = np.square(held_out[:, None] - centres).sum(axis=2).argmin(axis=1)
+    chance, deviation = 0.1, np.sqrt(0.1 * 0.9 / 1000)
+    assert abs(np.mean(guesses == val.labels) - chance) < 4 * deviation
+
+
+def test_write_makes_a_tree_that_torchvision_reads(tmp_path):
+    shapes.write(tmp_path / "out", train=30, val=20, seed=5)
+    for split, count in (("train", 30), ("val", 20)):
+        expected = ShapesSet(split, count, 5)
+        tree = ImageFolder(str(tmp_path / "out" / split))
+        assert tuple(tree.classes) == expected.classes
+        assert len(tree) == count
+        for path, label in tree.samples:
+            index = int(Path(path).stem)
+            assert label == expected.labels[index]
+            assert np.array_equal(np.asarray(Image.open(path)), expected.pixels[index])
+            assert Path(path).with_suffix(".txt").read_text(encoding="utf-8").strip() == expected.captions[index]
+        with (tmp_path / "out" / split / "pairs.csv").open(newline="", encoding="utf-8") as file:
+            pairs = list(csv.DictReader(file))
+        assert [pair["caption"] for pair in pairs] == list(expected.captions)
+        assert all((tmp_path / "out" / split / pair["image"]).is_file() for pair in pairs)
+
+
+def test_write_overwrites_nothing(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        shapes.write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_write_refuses_before_it_writes(tmp_path):
+    with pytest.raises(ValueError, match="num_images 0"):
+        shapes.write(tmp_path / "new", train=10, val=0)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("test", 10), "split 'test'"),
+        (("train", 0), "num_images 0"),
+        (("train", -3), "num_images -3"),
+        (("train", 2.5), "num_images 2.5"),
+        (("train", True), "num_images True"),
+        (("train", 10, "a"), "seed 'a'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ShapesSet(*arguments)
+
+
+def test_the_command_writes_and_refuses(tmp_path):
+    root = Path(shapes.__file__).parents[1]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "data.shapes",
+        str(tmp_path / "out"),
+        "--train",
+        "10",
+        "--val",
+        "10",
+    ]
+    assert subprocess.run(command, cwd=root, capture_output=True).returncode == 0
+    again = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1
+    assert "not empty" in again.stderr
