@@ -11,12 +11,17 @@ again; the others stand in training/stop.py.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from training import stop
 
 # before torch starts threads: they and the data workers inherit the mask, and a signal waits for the step's end
 stop.block()
+
+# Threads that spin while they wait take the cores from the data workers and from others: on two busy cores that was 16
+# times slower. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import dataclasses
 import multiprocessing
