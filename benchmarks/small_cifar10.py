@@ -3,8 +3,8 @@
     python benchmarks/small_cifar10.py --data DIR --out RUNS [--seeds 3] [--jobs 1] [--epochs N]
 
 Every run is `pretrain.py small_cifar10 --loss LOSS --seed SEED` in RUNS/LOSS_SEED, so this can be stopped and started
-again. Accuracies are means over pretraining seeds, with the sample standard deviation; a seed's linear accuracy is itself
-the mean over three seeds of the probe.
+again. Accuracies are means over pretraining seeds, with the sample standard deviation; a seed's linear accuracy is
+itself the mean over three seeds of the probe.
 """
 
 from __future__ import annotations

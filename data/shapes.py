@@ -32,7 +32,7 @@ Split = Literal["train", "val"]
 Field = np.ndarray  # (n, SIDE, SIDE) float32: a number at each pixel of n pictures
 
 SIDE = 64  # pixels
-TILT = 25.0  # degrees either way; well below 45, where a square would be a diamond
+TILT = 20.0  # degrees either way; well below 45, where a square would be a diamond
 COLOURS = {
     "red": (214, 38, 40),
     "orange": (242, 120, 20),
@@ -44,11 +44,11 @@ COLOURS = {
     "white": (238, 238, 238),
     "black": (38, 38, 44),
 }
-SIZES = {"small": (15.5, 17.5), "medium": (19.5, 21.5), "large": (23.5, 25.5)}  # radius in pixels
-ROWS = {"upper": (-1.0, -0.75), "middle": (-0.15, 0.15), "lower": (0.75, 1.0)}  # centre, as a part of the room there is
-COLUMNS = {"central": (-0.15, 0.15), "side": (0.75, 1.0)}
-FILLS = ("solid", "solid", "solid", "striped", "dotted", "checked")  # half solid, half plain: each is drawn equally
-PATTERNS = ("plain", "plain", "plain", "striped", "dotted", "checked")
+SIZES = {"small": (13.0, 15.0), "medium": (16.0, 19.0), "large": (20.0, 24.0)}  # radius in pixels
+ROWS = {"upper": (-1.0, -0.5), "middle": (-0.3, 0.3), "lower": (0.5, 1.0)}  # centre, as a part of the room there is
+COLUMNS = {"central": (-0.3, 0.3), "side": (0.5, 1.0)}
+FILLS = ("solid",) * 9 + ("striped", "dotted", "checked")  # three quarters solid, three quarters plain: drawn equally
+PATTERNS = ("plain",) * 9 + ("striped", "dotted", "checked")
 
 SYNONYMS = {
     "small": ("small", "little"),
