@@ -1,4 +1,4 @@
-"""The import table of DESIGN section 2, the portability of the leaves, and no name that shadows another package."""
+"""The import table of docs/architecture.md, the portability of the leaves, and no name that shadows another package."""
 
 from __future__ import annotations
 
