@@ -34,8 +34,19 @@ def environment() -> dict[str, str]:
 def start(out: Path, *flags: str, recipe: str = "demo") -> subprocess.Popen[str]:
     command = [sys.executable, "pretrain.py", recipe, "--out", str(out), *flags]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
+
+
+def heed_interrupts() -> None:
+    """A shell that starts the tests in the background has them, and all they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(run: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str]:
