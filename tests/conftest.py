@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tarfile
 from collections.abc import Callable
 from functools import cache
@@ -10,6 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+
+
+def pytest_configure() -> None:
+    """Heeds Ctrl-C: a shell that starts the tests in the background has them, and all they start, ignore it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -40,13 +40,7 @@ def start(out: Path, *flags: str, recipe: str = "demo") -> subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=heed_interrupts,
     )
-
-
-def heed_interrupts() -> None:
-    """A shell that starts the tests in the background has them, and all they start, ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(run: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str]:
