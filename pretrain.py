@@ -19,8 +19,8 @@ from training import stop
 # before torch starts threads: they and the data workers inherit the mask, and a signal waits for the step's end
 stop.block()
 
-# Threads that spin while they wait take the cores from the data workers and from others: on two busy cores that was 16
-# times slower. Read when torch is imported.
+# Threads that spin while they wait take cores from the data workers and from others: many times slower on busy cores.
+# Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import dataclasses
