@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.runs import QUIET, TINY, run
 
 
 def pytest_configure() -> None:
@@ -23,6 +26,36 @@ def pytest_configure() -> None:
 def _one_thread() -> None:
     """Small tensors gain nothing from threads, and test processes that run side by side lose much."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of a tiny run that nobody interrupted; for reading only."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    code, text = run(out, *TINY, *QUIET, "--workers", "1")
+    assert code == 0, text
+    return out
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str]], int]]:
+    """Returns pretrain.main, called in this process (a fresh one takes seconds to import torch), and its exit code."""
+    from training import stop
+
+    monkeypatch.setattr(stop, "block", lambda: None)  # the test process should stay killable
+    module = importlib.import_module("pretrain")
+
+    def call(arguments: list[str]) -> int:
+        try:
+            return module.main(arguments)
+        except SystemExit as leaving:  # tyro's way
+            return int(leaving.code or 0)
+
+    numbers = (signal.SIGINT, signal.SIGCHLD)  # a run leaves handlers of its own
+    before = [signal.getsignal(number) for number in numbers]
+    yield call
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

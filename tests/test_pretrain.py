@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,75 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-TINY = ["--epochs", "2", "--images", "80", "--batch-size", "16", "--log-every", "1", "--save-every", "2"]
-STEPS = 10
-QUIET = ["--heatmap-every", "0", "--no-evaluate"]
-
-
-def environment() -> dict[str, str]:
-    """Returns the environment with one thread and no launcher's variables: sums in one order on any machine."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    kept = {key: value for key, value in os.environ.items() if key not in names and not key.startswith("SLURM_")}
-    return kept | {"OMP_NUM_THREADS": "1"}
-
-
-def start(out: Path, *flags: str, recipe: str = "demo") -> subprocess.Popen[str]:
-    command = [sys.executable, "pretrain.py", recipe, "--out", str(out), *flags]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(run: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str]:
-    text, _ = run.communicate(timeout=timeout)
-    return run.returncode, text
-
-
-def run(out: Path, *flags: str, recipe: str = "demo") -> tuple[int, str]:
-    return finish(start(out, *flags, recipe=recipe))
-
-
-def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Waits until `step` updates are on record."""
-    metrics = out / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        if any(json.loads(line)["step"] >= step for line in lines if line.endswith("}")):
-            return
-        if process.poll() is not None:
-            raise AssertionError(f"ended with {process.returncode}: {process.communicate()[0]}")
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} was not reached")
-
-
-def weights(out: Path) -> str:
-    return hashlib.sha256((out / "encoder" / "model.safetensors").read_bytes()).hexdigest()
-
-
-def losses(out: Path) -> dict[int, float]:
-    """Returns the loss by step; a step that was repeated must have given the same loss to the bit."""
-    found: dict[int, float] = {}
-    for line in (out / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        if "loss" in record:
-            assert found.setdefault(record["step"], record["loss"]) == record["loss"]
-    return found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody interrupted."""
-    out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    code, text = run(out, *TINY, *QUIET, "--workers", "1")
-    assert code == 0, text
-    return out
+from tests.runs import QUIET, ROOT, STEPS, TINY, environment, events, finish, losses, run, start, wait_for_step, weights
 
 
 def test_a_finished_run_is_left_alone(undisturbed: Path) -> None:
@@ -165,12 +93,8 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
     flags = [*TINY, *QUIET, "--workers", "0", "--precision", "fp64"]
     code, text = run(tmp_path / "one", *flags)
     assert code == 0, text
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "pretrain.py"]
-    command += ["demo", "--out", str(tmp_path / "two"), *flags]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    code, text = run(tmp_path / "two", *flags, ranks=2)
+    assert code == 0, text
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert sorted(one) == list(range(1, STEPS + 1))
     assert two == pytest.approx(one, rel=1e-9)
@@ -224,23 +148,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory, undisturbed: Path) -> Path
         picture.save(data / name)
     (data / "run").symlink_to(undisturbed)
     return data
-
-
-@pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], int]:
-    """Returns pretrain.main, called in this process (a fresh one takes seconds to import torch), and its exit code."""
-    from training import stop
-
-    monkeypatch.setattr(stop, "block", lambda: None)  # the test process should stay killable
-    module = importlib.import_module("pretrain")
-
-    def call(arguments: list[str]) -> int:
-        try:
-            return module.main(arguments)
-        except SystemExit as leaving:  # tyro's way
-            return int(leaving.code or 0)
-
-    return call
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -318,8 +225,7 @@ def test_unreadable_images_can_be_skipped_and_are_listed(photos: Path, tmp_path:
     flags = [*PHOTO_FLAGS, "--data", str(photos), "--skip-bad-images"]
     code, text = run(tmp_path / "out", *flags, recipe="barlow_twins_rn50")
     assert code == 0, text
-    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
-    bad = [event for event in events if event["event"] == "bad_image"]
+    bad = events(tmp_path / "out", "bad_image")
     assert len(bad) == 1
     assert "3.jpg" in bad[0]["message"]
 
