@@ -20,5 +20,5 @@ from .papers import (
     VICREG,
 )
 from .pil import normalize, render, render_center
-from .random import mix, sample_random
+from .random import mix, mix_each, sample_random
 from .view import IMAGENET_MEAN, IMAGENET_STD, Center, Drawn, View

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from augmentations import mix_each
+
 
 def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     """Returns a permutation of range(num_samples), (num_samples,) int64.
 
-    Samples are sorted by a hash of (seed, epoch, sample): plain 64-bit arithmetic (splitmix64's finaliser, Steele et
-    al. 2014), so the order does not depend on the version of any library.
+    Samples are sorted by `mix(seed, epoch, sample)`: plain 64-bit arithmetic, so the order does not depend on the
+    version of any library.
     """
-    with np.errstate(over="ignore"):
-        key = _mix(_mix(np.uint64(seed)) + np.uint64(epoch))
-        hashes = _mix(np.arange(num_samples, dtype=np.uint64) + key)
+    hashes = mix_each(seed, epoch, last=np.arange(num_samples, dtype=np.uint64))
     return np.argsort(hashes, kind="stable")
 
 
@@ -43,10 +43,3 @@ def epoch_order_cached(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     if _last is None or _last[0] != key:
         _last = (key, epoch_order(seed, epoch, num_samples))
     return _last[1]
-
-
-def _mix(x: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from augmentations import mix, sample_random
+from augmentations import mix, mix_each, sample_random
 
 GOLDEN_RATIO = 0x9E3779B97F4A7C15
 SOURCE = Path(__file__).parents[2] / "augmentations" / "random.py"
@@ -87,6 +87,22 @@ def test_another_process_and_another_order_of_calls_draw_the_same() -> None:
 
 def test_numpy_integers_are_the_same_keys() -> None:
     assert mix(np.int64(7), np.uint8(3), 2**64 - 1) == mix(7, 3, 2**64 - 1)
+
+
+@pytest.mark.parametrize("integers", [(), (0,), (3, 7), (2**64 - 1, 2**31, 5)])
+def test_many_at_once_are_the_same_keys(integers: tuple[int, ...]) -> None:
+    edges = [0, 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
+    drawn = np.random.default_rng(0).integers(0, 2**64, 500, dtype=np.uint64).tolist()
+    several = [*edges, *range(500), *drawn]
+    keys = mix_each(*integers, last=np.array(several, dtype=np.uint64))
+    assert keys.dtype == np.uint64
+    assert keys.tolist() == [mix(*integers, one) for one in several]
+
+
+def test_arrays_that_do_not_wrap_at_64_bits_are_refused() -> None:
+    for kind in (np.int64, np.uint32, np.float64):
+        with pytest.raises(TypeError, match=np.dtype(kind).name):
+            mix_each(0, last=np.arange(3, dtype=kind))
 
 
 @pytest.mark.parametrize("integer", [-1, 2**64])
