@@ -4,6 +4,7 @@
     python pretrain.py barlow_twins_rn50 --help              its knobs, with default, meaning and source
     python pretrain.py barlow_twins_rn50 --data D --out O    run it; the same command again resumes it
     torchrun --nproc-per-node 8 pretrain.py ...              on several GPUs: the same losses as on one
+    python pretrain.py --check 32 barlow_twins_rn50 ...      what is wrong with this command on 32 ranks; runs nothing
 
 Exit codes: 0 done; 2 bad input, nothing was overwritten; 75 stopped by a signal after saving: run the same command
 again; the others stand in training/stop.py.
@@ -23,19 +24,12 @@ stop.block()
 # Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import dataclasses
+import json
 import multiprocessing
 import signal
 import time
-from typing import TYPE_CHECKING
 
 import recipes
-
-if TYPE_CHECKING:
-    import torch
-
-    from training.command import Place
-    from training.recipe import Recipe
 
 GO, STOP, BAD_INPUT = 0, 1, 2  # what a rank says at the top of a step; the highest is done by all
 SAVE_FAILED_EXIT = 74  # EX_IOERR: asked to stop, but the checkpoint could not be written; an older one is whole
@@ -48,14 +42,14 @@ def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, recipes.names()))
+        lines = [f"  {name:<{width}}  {recipes.summary(name)}" for name in recipes.names()]
         print("usage: python pretrain.py RECIPE --out DIR [--data DIR] [flags]   (RECIPE --help lists its flags)\n")
-        for name in recipes.names():
-            print(f"  {name:<{width}}  {recipes.summary(name)}")
+        print("\n".join(lines))
         return 0
     try:
-        return pretrain(argv[0], argv[1:])
-    except ValueError as error:  # what a user can mend; every rank finds it, one says it
-        if stop.is_first_rank():
+        return check(argv[1:]) if argv[0] == "--check" else pretrain(argv[0], argv[1:])
+    except ValueError as error:  # what a user can mend; where all ranks share a terminal, one says it
+        if stop.is_first_rank() or "SLURM_PROCID" in os.environ:
             complain(str(error))
         return stop.BAD_INPUT_EXIT
     finally:
@@ -63,6 +57,37 @@ def main(argv: list[str]) -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call their end an error
         for worker in multiprocessing.active_children():
             worker.kill()
+
+
+def check(argv: list[str]) -> int:
+    """Finds what is wrong with commands before a queue is waited for; nothing is run or written. Needs no GPU.
+
+    argv is the number of ranks, then one command; or the number alone, with a JSON list of commands on stdin.
+
+    Raises:
+        ValueError: bad input, as when it is run.
+    """
+    if not argv or not argv[0].isdigit() or int(argv[0]) < 1:
+        raise ValueError(
+            "--check wants the number of ranks first: python pretrain.py --check 32 RECIPE --data D --out O"
+        )
+    import torch
+
+    from data.loader import open_images
+    from parallel import World
+    from training import command, run_folder
+
+    for number, (name, *flags) in enumerate([argv[1:]] if argv[1:] else json.load(sys.stdin)):
+        asked = command.read(recipes.load(name), flags, name, recipes.summary(name))
+        recipe, place = asked.recipe, asked.place
+        world = World(0, int(argv[0]), torch.device("cpu" if place.device == "cpu" else "cuda"))
+        images, epoch_steps = open_images(recipe, place, world)
+        run_folder.find_run(place.out, name, asked.described)
+        if number == 0:  # the members of a sweep share their networks
+            with torch.device("meta"):
+                recipe.objective()
+        print(f"{place.out}: {len(images)} images, {recipe.epochs * epoch_steps} steps of {recipe.batch_size} rows")
+    return 0
 
 
 class Leave(Exception):  # noqa: N818  (leaving is no error)
@@ -79,40 +104,31 @@ def pretrain(name: str, argv: list[str]) -> int:
     Raises:
         ValueError: bad input, found before any training starts.
     """
-    function = recipes.load(name)  # torch is imported here, so that the list above is instant
+    function = recipes.load(name)  # torch is imported here, so that the list of recipes is instant
 
     import torch
-    from torch.nn.parallel import DistributedDataParallel
 
     from augmentations import mix
-    from data.loader import StepBatches, load, steps_per_epoch, to_device
+    from data.loader import StepBatches, load, open_images, to_device
     from data.order import epoch_order
-    from diagnostics.collapse import collapse_warning
-    from diagnostics.probe import diagnose
+    from diagnostics.heartbeat import Heartbeat
+    from diagnostics.probe import Probe
     from diagnostics.progress import Progress
     from diagnostics.record import Record
+    from evaluation.at_end import finish
     from models import recompute_activations
     from objectives import Step
     from parallel import start_world, synchronise_batch_norm
     from training import checkpoint, command, run_folder
     from training.optimizers import describe_groups
-    from training.recipe import describe
     from training.schedule import learning_rate, set_learning_rate
 
     # 1. What to run. All that a user can get wrong is found out before training, and nothing is overwritten.
-    knobs, place = command.parse(function, argv, prog=f"pretrain.py {name}", description=recipes.summary(name))
-    recipe = function(**knobs)
-    if place.precision != "recipe":
-        recipe = dataclasses.replace(recipe, precision=place.precision)
-    described = describe(recipe)
-    world = start_world(place.device, place.timeout_min)
+    asked = command.read(function, argv, name, recipes.summary(name))
+    recipe, place = asked.recipe, asked.place
+    world = start_world(place.device, place.out)
     device = world.device
-    if recipe.precision == "fp16" and device.type != "cuda":
-        raise ValueError("precision fp16 needs a GPU: take --precision bf16 or fp32 on a CPU")
-    images = recipe.data.open(place.data, "train")
-    if recipe.evaluate and place.evaluate:
-        recipe.data.open(place.data, "test")  # a missing test split is better found now than after days
-    epoch_steps = steps_per_epoch(images, recipe.batch_size, world)
+    images, epoch_steps = open_images(recipe, place, world)
     total_steps = recipe.epochs * epoch_steps
     warmup_steps = round(recipe.warmup_epochs * epoch_steps)
     heatmap_every = max(1, total_steps // 20) if place.heatmap_every is None else place.heatmap_every
@@ -130,14 +146,13 @@ def pretrain(name: str, argv: list[str]) -> int:
         objective.encoder.compile()
     optimizer = recipe.optimizer.build(objective)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-    forward: torch.nn.Module = Step(objective, recipe.precision)
-    if world.size > 1:
-        forward = DistributedDataParallel(forward, broadcast_buffers=False)
+    forward = world.data_parallel(Step(objective, recipe.precision))
 
     # 3. The run folder, and where the run stands. One rank looks, all of them hear.
     def claim() -> str | None:
         try:
-            run_folder.open_run(place.out, name, knobs, described, recipes.source_text(name))
+            source = recipes.source_text(name)
+            run_folder.open_run(place.out, name, asked.knobs, asked.described, source)
         except ValueError as error:
             return str(error)
         return None
@@ -170,55 +185,53 @@ def pretrain(name: str, argv: list[str]) -> int:
     )
     loader = load(batches, step, total_steps, place.workers, device.type == "cuda", stop.in_worker)
     queue = iter(loader)  # workers start here, before other threads do
-    record = progress = None
+    hosts = world.collect(run_folder.describe_host(device))
+    record = progress = heartbeat = probe = None
     if world.is_main:
+        for difference in run_folder.different_versions(hosts):
+            complain(difference)
         try:
-            run_folder.record_attempt(place.out, world.size, device, vars(place))
+            run_folder.record_attempt(place.out, hosts, vars(place))
         except OSError as error:
             raise ValueError(f"--out {place.out} cannot be written: {error.strerror or error}") from None
         print(f"{name}: {len(images)} images, {recipe.epochs} epochs, {total_steps} steps of {recipe.batch_size} rows")
         print(f"{world.size} x {device}, {recipe.precision}, run folder {place.out}")
         print(describe_groups(optimizer), flush=True)
-        record = Record(place.out, place.wandb, described, place.out.name, place.wandb_project, step)
+        record = Record(place.out, place.wandb, asked.described, place.out.name, place.wandb_project, step)
         for file, fault in damaged.items():
             complain(f"skipped a damaged checkpoint: {file}: {fault}")
             record.event("damaged_checkpoint", path=str(file), fault=fault)
         if step:
             print(f"resumed at step {step} from {newest}", flush=True)
         progress = Progress(total_steps, step, recipe.batch_size, epoch_steps)
+        heartbeat = Heartbeat(place.out, total_steps, recipe.batch_size, record.attempt)
 
         # Heatmaps compare over time only on a fixed batch: one the training never draws, of an epoch that never comes.
         rows = epoch_order(recipe.seed, PROBE_EPOCH, len(images))[: min(PROBE_ROWS, recipe.batch_size)]
         fixed = batches.render(rows, PROBE_EPOCH)
-        probe = None if fixed.error else to_device(fixed.batch, recipe.views, device, place.channels_last)
+        if not fixed.error:
+            on_device = to_device(fixed.batch, recipe.views, device, place.channels_last)
+            probe = Probe(objective, on_device, place.out / "heatmaps", recipe.batch_size)
 
     def look(loss: float | None = None) -> None:
-        """Draws the heatmaps and measures the embeddings of the probe batch, in eval mode: nothing is changed by it."""
+        """Draws the heatmaps and measures the embeddings of the probe batch."""
         if record is None or probe is None:
             return
-        objective.eval()
-        with torch.inference_mode():
-            dtype = next(objective.parameters()).dtype
-            shown = probe._replace(views=tuple(view.to(dtype) for view in probe.views))
-            first, second = list(objective.embed(shown, step / total_steps).values())[:2]
-        objective.train()
-        numbers, pictures = diagnose(first.float(), second.float(), step, place.out / "heatmaps", probe.label)
-        statistics = {key.removeprefix("probe/"): value for key, value in numbers.items()}
-        sanity = objective.sanity(recipe.batch_size)
-        if sanity is not None:  # lines to hold the curve of the loss against
-            numbers |= {f"sanity/{key}": value for key, value in sanity._asdict().items()}
+        numbers, pictures, warning = probe.look(step, step / total_steps, loss)
         record.metrics(step, numbers)
         record.images(step, pictures)
-        warning = collapse_warning(statistics, *first.shape, step, loss, sanity)
         if warning:
-            complain(f"step {step}: {warning}")
+            complain(warning)
             record.event("collapse", step=step, warning=warning)
 
     def save() -> bool:
-        """Saves the state after `step` updates, if it is finite; returns whether it could be written."""
+        """Saves the state after `step` updates, if it is finite; returns, on every rank, whether it could be written.
+
+        No rank goes on before the file is on the disk: the first to leave a job may take the others with it.
+        """
         state = {
             "step": step,
-            "recipe": described,
+            "recipe": asked.described,
             "objective": objective.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
@@ -230,6 +243,7 @@ def pretrain(name: str, argv: list[str]) -> int:
             raise Leave(stop.NON_FINITE_EXIT, f"{infinite} is not finite after step {step}")
         unread = set().union(*world.collect(replaced)) - listed
         listed.update(unread)
+        written = True
         if record:
             for message in sorted(unread):
                 record.event("bad_image", message=message, count=len(listed))
@@ -238,14 +252,15 @@ def pretrain(name: str, argv: list[str]) -> int:
             except checkpoint.CheckpointError as error:  # a full disk does not end the run: the next save may succeed
                 complain(str(error))
                 record.event("save_failed", step=step, error=str(error))
-                return False
-        return True
+                written = False
+        return world.from_main(written)
 
     # 5. Train.
     first_bad = torch.full((), -1, device=device)  # step of the first non-finite loss; read only where we wait anyway
     replaced: set[str] = set()  # messages of the unreadable images this rank met
     listed: set[str] = set()  # those that are in events.jsonl
     timed = (step, time.perf_counter())
+    first_step = step
     stop.watch_interrupt()
     code = 0
     try:
@@ -290,6 +305,10 @@ def pretrain(name: str, argv: list[str]) -> int:
             optimizer.zero_grad(set_to_none=True)
             step += 1
             objective.after_step(z, step / total_steps)
+            if step == first_step + 1:  # every rank has its data and is compiled: from here a silent one is a dead one
+                world.limit_waits(place.timeout_min)
+            if heartbeat:
+                heartbeat.beat(step)
 
             logged = step % place.log_every == 0 or step == total_steps
             if logged:
@@ -314,10 +333,14 @@ def pretrain(name: str, argv: list[str]) -> int:
                 raise Leave(SAVE_FAILED_EXIT, "trained to the end, but the last checkpoint could not be written")
 
         # 6. The encoder, and what it is worth.
-        if record:
+        if record and heartbeat:
+            heartbeat.beat(step, "evaluating")
+            probed = recipe.evaluate and place.evaluate
+            sets = [recipe.data.open(place.data, split) for split in ("train", "test")] if probed else None
             try:
-                finish(objective.encoder, recipe, place, device)
+                finish(objective.encoder, recipe, place.out, sets, device, place.workers)
                 checkpoint.mark_done(place.out, step)
+                heartbeat.beat(step, "done")
             except (OSError, checkpoint.CheckpointError) as error:
                 raise Leave(SAVE_FAILED_EXIT, f"trained to the end and saved, but: {error}") from error
     except ValueError as error:  # no longer the command line's fault: the place it comes from is wanted
@@ -326,8 +349,9 @@ def pretrain(name: str, argv: list[str]) -> int:
         code = leave.code
         if world.is_main:
             complain(str(leave))
-            if record:
+            if record and heartbeat:
                 record.event("stop", step=step, code=code, reason=str(leave))
+                heartbeat.beat(step, "stopped")
     finally:
         if progress:
             progress.close()
@@ -335,43 +359,6 @@ def pretrain(name: str, argv: list[str]) -> int:
             record.finish(code)
         world.stop()
     return code
-
-
-def finish(encoder: torch.nn.Module, recipe: Recipe, place: Place, device: torch.device) -> None:
-    """Exports the encoder, evaluates it where the recipe asks for it, and names the files worth opening."""
-    import torch
-
-    from diagnostics.heatmap import montage
-    from evaluation.table import compare, format_table, plain_rows
-    from models import export_encoder
-    from training.atomic import write_json_atomic
-
-    encoder = encoder.float()
-    view, spec = recipe.eval_view, recipe.objective.keywords["encoder"]
-    preprocessing = {
-        "input_size": (3, view.size, view.size),
-        "mean": view.mean,
-        "std": view.std,
-        "crop_pct": view.size / view.resize if view.resize else 1.0,
-        "interpolation": view.interpolation,
-    }
-    worth = {"encoder": export_encoder(encoder, spec, place.out / "encoder", preprocessing).parent}
-    if recipe.evaluate and place.evaluate:
-        torch.manual_seed(recipe.seed)
-        encoders = {"pretrained": encoder, "random init": spec.build()[0].to(device)}
-        sets = (recipe.data.open(place.data, "train"), recipe.data.open(place.data, "test"))
-        rows = compare(encoders, *sets, view, device, place.workers, recipe.seed)
-        print(f"\n{format_table(rows)}\n", flush=True)
-        worth["evaluation"] = place.out / "evaluation.json"
-        write_json_atomic(worth["evaluation"], {"rows": plain_rows(rows)})
-    pictures = sorted((place.out / "heatmaps" / "cross_correlation").glob("step_*.png"))
-    if pictures:
-        chosen = sorted({0, len(pictures) // 2, len(pictures) - 1})
-        worth["heatmaps"] = place.out / "heatmaps" / "cross_correlation.png"
-        montage([pictures[n] for n in chosen], worth["heatmaps"], ["start", "middle", "end"][-len(chosen) :])
-    worth["metrics"] = place.out / "metrics.jsonl"
-    worth["recipe"] = place.out / "recipe.json"
-    print("worth opening:\n" + "\n".join(f"  {path}" for path in worth.values()), flush=True)
 
 
 def complain(text: str) -> None:

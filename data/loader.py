@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,3 +136,18 @@ def steps_per_epoch(images: ImageSet, batch_size: int, world: World) -> int:
     if batch_size > len(images):
         raise ValueError(f"--batch-size {batch_size} is more than the {len(images)} images of the training set")
     return len(images) // batch_size
+
+
+def open_images(recipe: Any, place: Any, world: World) -> tuple[ImageSet, int]:
+    """Returns (the training set, steps in an epoch) of a `training.recipe.Recipe` at a `training.command.Place`.
+
+    Raises:
+        ValueError: images that are not there, a batch that does not divide over the ranks, or a precision that the
+            device does not have.
+    """
+    if recipe.precision == "fp16" and world.device.type != "cuda":
+        raise ValueError("precision fp16 needs a GPU: take --precision bf16 or fp32 on a CPU")
+    images = recipe.data.open(place.data, "train")
+    if recipe.evaluate and place.evaluate:
+        recipe.data.open(place.data, "test")  # a missing test split is better found now than after days
+    return images, steps_per_epoch(images, recipe.batch_size, world)

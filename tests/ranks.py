@@ -38,7 +38,8 @@ def _one(rank: int, size: int, port: int, folder: str, function: Callable[..., A
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    world = start_world("cpu", timeout_min=2)
+    world = start_world("cpu")
+    world.limit_waits(timeout_min=2)
     try:
         result = function(world, *args)
         (Path(folder) / str(rank)).write_bytes(pickle.dumps(result))

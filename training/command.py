@@ -7,11 +7,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import tyro
 
 from objectives.base import Precision
+
+from .recipe import Recipe, describe
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ class Place:
     """torch.compile the encoder"""
     recompute: bool = False
     """activation checkpointing: recompute each block in backward; exact, less memory, about a third more time"""
-    timeout_min: float = 10.0
-    """minutes after which ranks stop waiting for a dead one; keep it below the lead of the scheduler's signal"""
+    timeout_min: float = 1.5
+    """minutes after which ranks stop waiting for a silent one, once all have made a step; keep it below the lead of the
+    scheduler's signal, which slurm/ sets to two minutes"""
 
     def check(self) -> None:
         """Refuses values that cannot be; after parsing, since tyro would make a box of what is one line."""
@@ -60,6 +63,28 @@ class Place:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} should be at least 1")
         if self.workers < 0 or (self.heatmap_every or 0) < 0 or self.timeout_min <= 0:
             raise ValueError("--workers and --heatmap-every should not be negative, --timeout-min should be positive")
+
+
+class Command(NamedTuple):
+    """What a command line asks for."""
+
+    knobs: dict[str, Any]
+    place: Place
+    recipe: Recipe
+    described: dict[str, Any]  # the recipe as JSON: what a run folder holds a later start to
+
+
+def read(function: Callable[..., Recipe], argv: Sequence[str], name: str, summary: str) -> Command:
+    """Returns what the command line of the recipe `name` asks for; reads no image and writes nothing.
+
+    Raises:
+        ValueError: a value that cannot be. (An unknown flag or a wrong type: SystemExit 2, from tyro.)
+    """
+    knobs, place = parse(function, argv, prog=f"pretrain.py {name}", description=summary)
+    recipe = function(**knobs)
+    if place.precision != "recipe":
+        recipe = dataclasses.replace(recipe, precision=place.precision)
+    return Command(knobs, place, recipe, describe(recipe))
 
 
 def parse(recipe: Callable, argv: Sequence[str], prog: str, description: str) -> tuple[dict[str, Any], Place]:

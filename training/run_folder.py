@@ -20,16 +20,15 @@ from .recipe import first_difference
 FORMAT = 1
 DIFF_LIMIT = 1_000_000  # characters of `git diff` kept
 REPOSITORY = Path(__file__).parents[1]
+OF_LAUNCHERS = ("slurm", ".rendezvous")  # may be in a run folder before the run is
 
 
-def open_run(folder: Path, name: str, knobs: dict[str, Any], described: dict[str, Any], source_text: str) -> bool:
-    """Claims `folder` for this run, or finds that it is this run's already; returns True if there is something to
-    resume.
+def find_run(folder: Path, name: str, described: dict[str, Any]) -> bool:
+    """Returns whether `folder` holds this very run already; False: it is empty or not there. Writes nothing.
 
     Raises:
         ValueError: the folder holds another run (the first differing field is named) or other files, or cannot be
-        written.
-            Nothing in it is changed.
+            written.
     """
     record = folder / "recipe.json"
     if record.is_file():
@@ -43,12 +42,27 @@ def open_run(folder: Path, name: str, knobs: dict[str, Any], described: dict[str
         if different:
             raise ValueError(f"--out {folder} holds another run: {different}. Take another folder, or the old values")
         return True
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(path.name not in OF_LAUNCHERS for path in folder.iterdir()):
         raise ValueError(f"--out {folder} holds other files and no recipe.json: take an empty or a new folder")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {folder} cannot be written: {there} is no folder that you may write to")
+    return False
+
+
+def open_run(folder: Path, name: str, knobs: dict[str, Any], described: dict[str, Any], source_text: str) -> bool:
+    """Claims `folder` for this run, or finds that it is this run's already; returns True if there is something to
+    resume.
+
+    Raises:
+        ValueError: as `find_run`. Nothing in the folder is changed.
+    """
+    if find_run(folder, name, described):
+        return True
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json_atomic(
-            record,
+            folder / "recipe.json",
             {"format": FORMAT, "recipe": name, "knobs": knobs, "described": described, "source_text": source_text},
         )
     except OSError as error:
@@ -56,8 +70,32 @@ def open_run(folder: Path, name: str, knobs: dict[str, Any], described: dict[str
     return False
 
 
-def record_attempt(folder: Path, world_size: int, device: torch.device, place: dict[str, Any]) -> int:
-    """Adds this attempt to environment.json (versions, code, command, hardware); returns its number, from 1."""
+def describe_host(device: torch.device) -> dict[str, Any]:
+    """Returns what this rank runs on: host, versions, hardware."""
+    return {
+        "host": os.environ.get("SLURMD_NODENAME") or platform.node(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "hardware": _hardware(device),
+    }
+
+
+def different_versions(hosts: list[dict[str, Any]]) -> list[str]:
+    """Returns a line for each library whose version is not rank 0's on every rank: numbers may then differ, too."""
+    lines = []
+    for library, version in hosts[0]["versions"].items():
+        others = {host["host"]: host["versions"].get(library) for host in hosts}
+        odd = [f"{found} on {name}" for name, found in others.items() if found != version]
+        if odd:
+            lines.append(f"{library} is {version} on {hosts[0]['host']} but {', '.join(odd)}")
+    return lines
+
+
+def record_attempt(folder: Path, hosts: list[dict[str, Any]], place: dict[str, Any]) -> int:
+    """Adds this attempt to environment.json (versions, code, command, hardware); returns its number, from 1.
+
+    Args:
+        hosts: `describe_host` of every rank. Ranks whose versions are not rank 0's are listed one by one.
+    """
     path = folder / "environment.json"
     attempts = json.loads(path.read_text(encoding="utf-8"))["attempts"] if path.is_file() else []
     attempts.append(
@@ -66,10 +104,16 @@ def record_attempt(folder: Path, world_size: int, device: torch.device, place: d
             "command": sys.argv,
             "folder": str(Path.cwd()),
             "place": {key: str(value) if isinstance(value, Path) else value for key, value in place.items()},
-            "world_size": world_size,
-            "versions": {"python": platform.python_version(), **_versions()},
-            "git": _git(),
-            "hardware": _hardware(device),
+            "world_size": len(hosts),
+            "nodes": list(dict.fromkeys(host["host"] for host in hosts)),
+            "versions": hosts[0]["versions"],
+            "other_versions": {
+                str(rank): host["versions"]
+                for rank, host in enumerate(hosts)
+                if host["versions"] != hosts[0]["versions"]
+            },
+            "git": _code(),
+            "hardware": hosts[0]["hardware"],
             "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         }
     )
@@ -86,6 +130,14 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def _code() -> dict[str, Any]:
+    """Returns the commit and what differs from it: of the snapshot this runs from, else of the repository."""
+    snapshot = REPOSITORY / "snapshot.json"
+    if snapshot.is_file():
+        return json.loads(snapshot.read_text(encoding="utf-8"))
+    return _git()
 
 
 def _git() -> dict[str, str | None]:
