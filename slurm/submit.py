@@ -1,0 +1,300 @@
+"""Submit a run, or a sweep of runs, through submitit; everything is checked before anything is queued.
+
+    python -m slurm.submit barlow_twins_rn50 --nodes 4 --gpus-per-node 8 --data D --out O [--partition P ...] [knobs]
+    python -m slurm.submit ... --dry-run                           the sbatch text, what each rank runs; queues nothing
+    python -m slurm.submit ... --seeds 3 --sweep lambd=0.003,0.005 one job array, a run folder a member
+    python -m slurm.submit ... --then-eval                         eval_linear.py when the run is finished
+
+What is no flag of this command is a knob or a flag of `pretrain.py RECIPE`. Exit codes: 0 queued; 2 bad input, nothing
+queued; 3 queued, but Slurm says that it can never start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import history, snapshot
+from .config import Request, add_flags, from_flags, minutes, user_defaults
+
+REASON_WAIT_S = 8.0
+# Slurm keeps such a job pending until somebody changes the cluster or the job. Source: the reason codes in squeue's
+# manual page.
+NEVER = re.compile(
+    r"PartitionConfig|PartitionNodeLimit|PartitionTimeLimit|PartitionDown|PartitionInactive|BadConstraints|AccountNotAllowed"
+    r"|QOSNotAllowed|InvalidAccount|InvalidQOS|DependencyNeverSatisfied|JobHeld|Max\w*PerJob\w*|MaxTimePerAccount"
+)
+MEMBER_FORMAT = re.compile(r"[^A-Za-z0-9._=-]")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run: its folder, and the arguments of pretrain.py."""
+
+    run: Path
+    arguments: tuple[str, ...]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    try:
+        user = user_defaults()
+        args, rest = parse(argv, user)
+        request = from_flags(args, user)
+        return submit(args, rest, request)
+    except ValueError as error:
+        print(f"slurm.submit: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(argv: Sequence[str], user: dict[str, Any]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns (our flags, what is pretrain.py's)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m slurm.submit",
+        usage="python -m slurm.submit RECIPE --out DIR [--data DIR] [flags] [knobs of the recipe]",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Other flags are those of `python pretrain.py RECIPE --help`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", help="as in pretrain.py")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; of a sweep, the folder of its run folders")
+    parser.add_argument("--data", type=Path, help="folder of the images")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be queued")
+    parser.add_argument("--seeds", type=int, metavar="N", help="members with seed 0 to N - 1")
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KNOB=A,B,...",
+        help="members with each value; repeatable: all pairs",
+    )
+    parser.add_argument(
+        "--then-eval", action="store_true", help="evaluate each run by eval_linear.py when it is finished"
+    )
+    parser.add_argument(
+        "--eval-flags", default="", metavar="'FLAGS'", help="of eval_linear.py, such as '--protocol bt-100ep'"
+    )
+    add_flags(parser, user)
+    return parser.parse_known_args(list(argv))
+
+
+def submit(args: argparse.Namespace, rest: Sequence[str], request: Request) -> int:
+    """Checks, queues and reports; returns the exit code.
+
+    Raises:
+        ValueError: bad input; nothing was queued.
+    """
+    members = expand(args, rest, request)
+    check(members, request)
+    folder = args.out.absolute() / history.FOLDER
+    code = folder / "code-(digest)" if args.dry_run else snapshot.take(args.out)
+    commands = [rank_command(member, request, code) for member in members]
+    executor = _executor(folder, args, request, len(members))
+    if args.dry_run:
+        print(executor._make_submission_file_text(executor._submitit_command_str, ""))
+        for number, command in enumerate(commands):
+            which = f" of array task {number}" if len(commands) > 1 else ""
+            print(f"# each rank{which} runs, in {Path.cwd()}:\n{shlex.join(command)}\n")
+        return 0
+
+    # The pickle holds os.execvp and a list of words: nothing of ours that could be missing or other code on the node.
+    import submitit.core.utils as submitit_errors
+
+    try:
+        with executor.batch():
+            jobs = [executor.submit(os.execvp, command[0], command) for command in commands]
+    except (submitit_errors.FailedJobError, submitit_errors.FailedSubmissionError) as error:
+        raise ValueError(f"Slurm refused it: {_slurms_words(str(error))}") from None
+    for member, command, job in zip(members, commands, jobs, strict=True):
+        fields = {"command": command, "nodes": request.nodes, "ranks": request.ranks, "code": code.name}
+        history.append(member.run, "submitted", job=job.job_id, log=str(job.paths.stderr), **fields)
+        print(f"job {job.job_id}: {member.run}")
+    print(f"logs: {folder}/{jobs[0].job_id}_0_log.err (rank 0), ..._log.out; `python -m slurm.status {args.out}` looks")
+    if args.then_eval:
+        evaluation = _submit_evaluation(args, request, members, code, jobs)
+        print(f"then eval_linear.py: job {evaluation}")
+    return _report(jobs[0].job_id.split("_")[0])
+
+
+def expand(args: argparse.Namespace, rest: Sequence[str], request: Request) -> list[Member]:
+    """Returns the runs that are asked for, each with a folder of its own.
+
+    Raises:
+        ValueError: a sweep that is no KNOB=A,B,..., a knob named twice, or two members with one folder.
+    """
+    if "%" in str(args.out):
+        raise ValueError(f"--out {args.out}: Slurm would replace the % in it; take another name")
+    axes = [_axis(text) for text in args.sweep]
+    if args.seeds is not None:
+        if args.seeds < 1:
+            raise ValueError(f"--seeds {args.seeds} should be at least 1")
+        axes.append(("seed", [str(seed) for seed in range(args.seeds)]))
+    given = {word.split("=")[0] for word in rest if word.startswith("--")}
+    names = [name for name, _ in axes]
+    for name in names:
+        if names.count(name) > 1 or f"--{name}" in given:
+            raise ValueError(f"--{name} is given twice: by --sweep or --seeds and once more")
+    common = list(rest)
+    if args.data is not None:
+        common += ["--data", str(args.data)]
+    if request.gpus_per_node and "--device" not in given:
+        common += ["--device", "cuda"]  # a node without its GPUs is an error, not a slow run
+    members = []
+    for values in itertools.product(*(values for _, values in axes)):
+        chosen = list(zip(names, values))
+        folder = ",".join(MEMBER_FORMAT.sub("_", f"{name}={value}") for name, value in chosen)
+        run = args.out / folder if folder else args.out
+        knobs = [word for name, value in chosen for word in (f"--{name}", value)]
+        members.append(Member(run, (args.recipe, "--out", str(run), *common, *knobs)))
+    if len({member.run for member in members}) < len(members):
+        raise ValueError("a sweep has the same value twice: each member needs a folder of its own")
+    return members
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    name, equals, values = text.partition("=")
+    name = name.removeprefix("--").replace("_", "-")
+    if not equals or not name or not all(values.split(",")):
+        raise ValueError(f"--sweep {text!r} is not of the form KNOB=A,B,..., such as lambd=0.003,0.005")
+    return name, values.split(",")
+
+
+def check(members: Sequence[Member], request: Request) -> None:
+    """Has pretrain.py find what is wrong with the commands: recipe, knobs, images, batch, run folder.
+
+    Raises:
+        ValueError: something is; its message has been printed.
+    """
+    command = [sys.executable, str(snapshot.REPOSITORY / "pretrain.py"), "--check", str(request.ranks)]
+    text = json.dumps([member.arguments for member in members])
+    env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "SLURM_PROCID")}
+    done = subprocess.run(command, input=text, capture_output=True, text=True, env=env, check=False)
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+        raise ValueError(f"nothing was queued: `pretrain.py {shlex.join(members[0].arguments)}` cannot run as asked")
+    sys.stderr.write(done.stdout)
+
+
+def rank_command(member: Member, request: Request, code: Path) -> list[str]:
+    """Returns what each rank runs."""
+    python = rank_python(request)
+    task = [python, "-u", str(code / "slurm" / "task.py"), "--run", str(member.run), "--lead", str(request.lead)]
+    task += ["--max-restarts", str(request.max_restarts)]
+    return [*task, "--", python, "-u", str(code / "pretrain.py"), *member.arguments]
+
+
+def rank_python(request: Request) -> str:
+    """Returns the Python of the ranks."""
+    return request.python or ("python3" if request.container else sys.executable)
+
+
+def _executor(folder: Path, args: argparse.Namespace, request: Request, count: int, dependency: str = "") -> Any:
+    """Returns a submitit executor with all that is asked of Slurm."""
+    import submitit
+
+    class Executor(submitit.SlurmExecutor):
+        @classmethod
+        def affinity(cls) -> int:
+            return 2  # whether srun is there is asked below: a dry run needs none
+
+    if not args.dry_run and submitit.SlurmExecutor.affinity() < 0:
+        raise ValueError(
+            "there is no Slurm here: srun was not found. On one machine: python pretrain.py, or slurm.drill"
+        )
+    python, srun = shlex.quote(rank_python(request)), ["--kill-on-bad-exit=1", "--wait=0"]
+    srun += [f"--cpus-per-task={request.cpus_per_gpu}"]  # srun does not take it from sbatch since Slurm 22.05
+    if request.container and request.container.endswith(".sif"):
+        python = f"apptainer exec --nv {shlex.quote(request.container)} {python}"
+    elif request.container:
+        srun += [f"--container-image={request.container}", f"--container-mounts={Path.cwd()},{folder.parent}"]
+    executor = Executor(folder=folder, python=python)
+    name = request.job_name or f"{args.recipe} {args.out.name}"
+    extra = {"requeue": True, "time": request.time, "mem": request.mem, "reservation": request.reservation}
+    if request.mail:
+        extra |= {"mail-user": request.mail, "mail-type": "END,FAIL,REQUEUE"}
+    if dependency:
+        extra |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
+    executor.update_parameters(
+        job_name=re.sub(r"\s+", " ", name)[:100],
+        time=minutes(request.time),
+        nodes=request.nodes,
+        ntasks_per_node=request.tasks,
+        cpus_per_task=request.cpus_per_gpu,
+        gpus_per_node=request.gpus_per_node or None,
+        signal_delay_s=request.lead,
+        setup=list(request.setup) or None,
+        srun_args=srun,
+        wckey=None,  # submitit's own; a site that checks wckeys refuses it
+        array_parallelism=request.parallel or count,
+        additional_parameters={key: value for key, value in extra.items() if value is not None},
+        **{
+            key: getattr(request, key)
+            for key in ("partition", "account", "qos", "constraint", "exclude", "comment")
+            if getattr(request, key) is not None
+        },
+    )
+    if args.dry_run and count > 1:
+        executor.parameters["map_count"] = count
+    return executor
+
+
+def _submit_evaluation(
+    args: argparse.Namespace, request: Request, members: Sequence[Member], code: Path, jobs: Sequence[Any]
+) -> str:
+    """Queues eval_linear.py for each member once its run is finished; returns the job's number."""
+    import dataclasses
+
+    one = dataclasses.replace(request, nodes=1, gpus_per_node=min(request.gpus_per_node, 1), tasks_per_node=0)
+    first = jobs[0].job_id.split("_")[0]
+    kind = "aftercorr" if len(jobs) > 1 else "afterok"  # of an array: each after its own member
+    executor = _executor(args.out.absolute() / history.FOLDER, args, one, len(jobs), f"{kind}:{first}")
+    python, data = rank_python(request), ["--data", str(args.data)] if args.data is not None else []
+    flags = [*data, *shlex.split(args.eval_flags)]
+    if not request.gpus_per_node and "--device" not in flags:
+        flags += ["--device", "cpu"]
+    commands = [[python, "-u", str(code / "eval_linear.py"), "--run", str(m.run), *flags] for m in members]
+    with executor.batch():
+        queued = [executor.submit(os.execvp, command[0], command) for command in commands]
+    return queued[0].job_id.split("_")[0]
+
+
+def _report(job: str) -> int:
+    """Says what Slurm makes of the job; returns the exit code."""
+    end = time.monotonic() + REASON_WAIT_S
+    state = reason = ""
+    while time.monotonic() < end:
+        done = subprocess.run(("squeue", "-h", "-j", job, "-o", "%T|%r"), capture_output=True, text=True, check=False)
+        state, _, reason = (done.stdout.splitlines() or [""])[0].partition("|")
+        if state != "PENDING" or reason not in ("None", ""):
+            break
+        time.sleep(0.5)
+    if not state:
+        print(f"job {job} has left the queue already")
+        return 0
+    print(f"job {job} is {state}" + (f": {reason}" if reason not in ("None", "") else ""))
+    if state == "PENDING" and NEVER.search(reason):
+        asked = "more or other resources than the partition has, or than you may use"
+        print(f"slurm.submit: it can never start: {reason} ({asked}); scancel {job}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _slurms_words(text: str) -> str:
+    """Returns what sbatch said, out of submitit's message."""
+    said = re.findall(r"sbatch: (?:error: )?(.+)", text)
+    return "; ".join(dict.fromkeys(part.strip() for part in said)) or " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,308 @@
+"""What every task of a job runs: the training as its child, and what becomes of the job when that ends.
+
+    srun ... python slurm/task.py --run RUN -- python pretrain.py RECIPE --out RUN ...
+
+The training knows nothing of Slurm: asked to stop by a signal it saves and leaves with 75. Whether the job then comes
+back is decided here, by rank 0's task, since an exit code cannot say it: Slurm calls 0 in the grace period of a
+preemption COMPLETED, and anything else FAILED; neither is started again. So `scontrol requeue` is called, unless
+somebody cancelled the job. After a failure the task of the rank that failed first decides, by the progress made.
+
+Started by its path, with the standard library only: it must work where nothing else does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, wherever that is
+
+from slurm import history
+
+NOTICES = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM})
+STOPPED = 75  # training/stop.py: saved, run the same command again
+FINAL = {  # the same command would fail again
+    2: "bad input",
+    70: "the loss is not finite",
+    74: "no checkpoint could be written",
+}
+FRUITLESS_LIMIT = 2  # failures in a row without a new checkpoint, after which the job is not requeued
+EXIT_LIMIT_S = 60.0  # for a finished run to leave: data workers, wandb or a driver may hang
+SAVE_MARGIN_S = 20.0  # before the end of the lead, by which a run that does not leave is ended
+HOLD_S = 60.0  # for Slurm to end the tasks of a job that was requeued
+ECHO_S = 3.0  # for rank 0 to show the first failure before srun ends all tasks
+TAIL_LINES = 40
+
+
+class Task:
+    """One rank's task.
+
+    Args:
+        run: the run folder, on a disk that all nodes see.
+        command: the training, as this rank runs it.
+        env: with Slurm's variables; without SLURM_JOB_ID nothing is requeued (slurm.drill runs it so).
+        lead: seconds between the notice of a time limit and the limit.
+        max_restarts: of one job; then it is not requeued any more.
+    """
+
+    def __init__(
+        self, run: Path, command: Sequence[str], env: Mapping[str, str], lead: float, max_restarts: int
+    ) -> None:
+        self.run, self.command, self.lead, self.max_restarts = run, list(command), lead, max_restarts
+        self.job = job_id(env)
+        self.restart = int(env.get("SLURM_RESTART_COUNT") or 0)
+        self.rank = int(env.get("SLURM_PROCID") or env.get("RANK") or 0)
+        self.nodes = env.get("SLURM_JOB_NODELIST", "")
+        self.host = env.get("SLURMD_NODENAME") or socket.gethostname()
+        self.note = run / history.FOLDER / f"failure-{self.job or 'local'}-{self.restart}.json"
+        self.start_step = history.saved_step(run)
+        self.notice: signal.Signals | None = None
+        self.noticed_at = 0.0
+        self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+        self.shown = False
+
+    def main(self) -> int:
+        """Returns the task's exit code when the training has ended and the job's fate is decided."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES | {signal.SIGCHLD})
+        if self.rank == 0:
+            with contextlib.suppress(OSError):  # the training will say what is wrong with the folder
+                fields = {"job": self.job, "restart": self.restart, "step": self.start_step, "nodes": self.nodes}
+                history.append(self.run, "start", **fields)
+        child = subprocess.Popen(self.command, stderr=subprocess.PIPE, preexec_fn=_as_child)
+        assert child.stderr is not None
+        pump = threading.Thread(target=self._pass_on, args=(child.stderr,), daemon=True)
+        pump.start()
+        code = self._watch(child)
+        pump.join(2)
+        if history.is_done(self.run):  # whatever it left with: the run is finished for good
+            return 0
+        if code == 0:
+            return 0
+        return self._stopped() if code == STOPPED else self._failed(code)
+
+    def _watch(self, child: subprocess.Popen) -> int:
+        """Returns the child's exit code; passes signals on, and ends a child that does not leave."""
+        finished_at = None
+        while True:
+            got = signal.sigtimedwait(NOTICES | {signal.SIGCHLD}, 1.0)
+            code = child.poll()
+            if code is not None:
+                return code
+            now = time.monotonic()
+            if got is not None and got.si_signo in NOTICES:
+                self.notice, self.noticed_at = signal.Signals(got.si_signo), now
+                child.send_signal(self.notice)  # Slurm may have signalled this process alone; a second one does nothing
+            if history.is_done(self.run):
+                finished_at = finished_at or now
+                if now - finished_at > EXIT_LIMIT_S:
+                    self._say(f"the run is finished but has not left for {EXIT_LIMIT_S:.0f} s: ended")
+                    return _end(child, 0)
+            elif (
+                self.notice in (signal.SIGUSR1, signal.SIGUSR2)
+                and self.rank == 0
+                and now - self.noticed_at > self.lead - SAVE_MARGIN_S
+            ):
+                self._say(f"no step ended within {now - self.noticed_at:.0f} s of {self.notice.name}: ended unsaved")
+                return _end(child, STOPPED)
+            if self.rank == 0:
+                self._show_failure()
+
+    # --- the training was asked to stop, and has saved
+
+    def _stopped(self) -> int:
+        if not self.job:
+            return STOPPED
+        if self.rank == 0:
+            verdict = self._verdict()
+            name = self.notice.name if self.notice else None
+            history.append(
+                self.run,
+                "stop",
+                job=self.job,
+                restart=self.restart,
+                step=history.saved_step(self.run),
+                signal=name,
+                verdict=verdict,
+            )
+            self._say(f"stopped by {name or 'another rank'} at step {history.saved_step(self.run)}: {verdict}")
+            if verdict != "requeued":
+                return STOPPED
+        self._hold(HOLD_S)
+        return STOPPED
+
+    def _verdict(self) -> str:
+        """Requeues the job where it should come back; returns "requeued", or why not."""
+        facts = job_facts(self.job)
+        state = facts.get("JobState", "unknown")
+        preempted = facts.get("PreemptTime", "None") != "None"
+        if state == "COMPLETING" and int(facts.get("Restarts", 0)) > self.restart:
+            return "Slurm requeues it by itself"
+        if state != "RUNNING":  # scancel, a lost node, a requeue by somebody else: Slurm knows what to do
+            return f"not requeued, the job is {state}"
+        if self.notice == signal.SIGTERM and not preempted:
+            return "not requeued, it was a signal from a person; the same command resumes it"
+        return self._requeue()
+
+    def _requeue(self) -> str:
+        if self.restart >= self.max_restarts:
+            return f"not requeued, it was restarted {self.restart} times; the same command resumes it"
+        done = subprocess.run(("scontrol", "requeue", self.job), capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"could not be requeued: {' '.join(done.stderr.split())}; the same command resumes it"
+        return "requeued"
+
+    # --- the training has failed
+
+    def _failed(self, code: int) -> int:
+        """The task whose training failed first decides for the job; the others wait for their end."""
+        shell_code = code if code > 0 else 128 - code
+        reason = FINAL.get(code) or (f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}")
+        if code == -signal.SIGKILL:
+            reason += " (out of memory, or by hand)"
+        facts = {"rank": self.rank, "host": self.host, "reason": reason, "code": code, "tail": list(self.tail)}
+        if not self._claim(facts):
+            self._show_failure()
+            self._hold(HOLD_S)
+            return shell_code
+        step = history.saved_step(self.run)
+        progress = step > self.start_step
+        verdict = self._verdict_on_failure(code, step, progress)
+        with contextlib.suppress(OSError):
+            fields = {"job": self.job, "restart": self.restart, "step": step, "progress": progress, "verdict": verdict}
+            history.append(self.run, "failed", **fields, rank=self.rank, host=self.host, reason=reason)
+        self._say(f"rank {self.rank} on {self.host} failed: {reason}; {verdict}")
+        if verdict == "requeued":
+            self._hold(HOLD_S)
+        elif self.rank > 0:
+            self._hold(ECHO_S)
+        return shell_code
+
+    def _verdict_on_failure(self, code: int, step: int, progress: bool) -> str:
+        if code in FINAL:
+            return "not requeued, the same again would fail again"
+        if not self.job:
+            return "the same command resumes it" if step else "nothing was saved yet"
+        if step == 0:
+            return "not requeued, it failed before anything was saved"
+        fruitless = 0 if progress else history.fruitless_failures(self.run) + 1
+        if fruitless >= FRUITLESS_LIMIT:
+            return f"not requeued, {fruitless} starts failed at step {step} without a new checkpoint"
+        state = job_facts(self.job).get("JobState", "unknown")
+        return self._requeue() if state == "RUNNING" else f"not requeued, the job is {state}"
+
+    def _claim(self, facts: dict[str, Any]) -> bool:
+        """Leaves the note of the first failure; returns False where another rank did."""
+        draft = self.note.with_name(f".{self.note.name}.{self.rank}.tmp")
+        try:
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+            os.link(draft, self.note)  # appears whole, and only once
+        except FileExistsError:
+            return False
+        except OSError as error:
+            self._say(f"{self.note} cannot be written: {error.strerror or error}")
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
+
+    def _show_failure(self) -> None:
+        """Shows the first failure in this rank's log, so that the reader of one log finds the cause."""
+        if self.shown or self.rank != 0 or not self.note.is_file():
+            return
+        self.shown = True
+        facts = json.loads(self.note.read_text(encoding="utf-8"))
+        if facts["rank"] != self.rank:
+            self._say(f"rank {facts['rank']} on {facts['host']} failed first: {facts['reason']}")
+            for line in facts["tail"]:
+                print(f"    {line}", file=sys.stderr, flush=True)
+
+    # --- small parts
+
+    def _hold(self, seconds: float) -> None:
+        """Waits for Slurm to end this task, so that srun does not end the others first."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            got = signal.sigtimedwait({signal.SIGTERM}, min(left, 0.5))
+            if self.rank == 0:
+                self._show_failure()
+            if got is not None:
+                return
+
+    def _pass_on(self, stream: BinaryIO) -> None:
+        """Passes the child's stderr on and keeps its last lines."""
+        for line in iter(stream.readline, b""):
+            with contextlib.suppress(OSError):
+                os.write(2, line)
+            self.tail.append(line.decode(errors="replace").rstrip("\n"))
+
+    def _say(self, text: str) -> None:
+        print(f"slurm: {text}", file=sys.stderr, flush=True)
+
+
+def job_id(env: Mapping[str, str]) -> str:
+    """Returns what names this job alone, "" outside of Slurm.
+
+    Of an array that is ARRAY_TASK: the last task's SLURM_JOB_ID is the array's own, and requeueing that restarts every
+    task, finished ones included.
+    """
+    if "SLURM_ARRAY_TASK_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    return env.get("SLURM_JOB_ID", "")
+
+
+def job_facts(job: str) -> dict[str, str]:
+    """Returns the fields of `scontrol show job`, {} if Slurm does not answer."""
+    command = ("scontrol", "show", "job", "-o", job)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return dict(word.split("=", 1) for word in done.stdout.split() if "=" in word)
+
+
+def _as_child() -> None:
+    """In the child, before it becomes the training: it ends with this task, and hears of its own children."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _end(child: subprocess.Popen, code: int) -> int:
+    child.kill()
+    child.wait()
+    return code
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="slurm/task.py", description="one rank of a job", allow_abbrev=False)
+    parser.add_argument("--run", type=Path, required=True, help="the run folder")
+    parser.add_argument("--lead", type=float, default=120.0, help="seconds from the notice to the time limit")
+    parser.add_argument("--max-restarts", type=int, default=1000, help="of one job")
+    parser.add_argument("command", nargs="+", help="after --: the training")
+    args = parser.parse_args(argv)
+    return Task(args.run, args.command, os.environ, args.lead, args.max_restarts).main()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
