@@ -111,6 +111,7 @@ class Cluster:
         Raises: RuntimeError with the ends of the logs where a daemon ends, or is not ready after 30 s.
         """
         run, log = self.folder / "run", self.folder / "log"
+        self.folder.mkdir(exist_ok=True)
         try:
             self._control, self._nodes = self._plan()
             write_config(self.folder, self._control, self._nodes, **self._options)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.slurm.cluster import Cluster
+from tests.slurm.netns import NetnsCluster
 
 RUNNING: list[Cluster] = []
 
@@ -35,16 +36,16 @@ def pytest_runtest_makereport() -> Iterator[None]:
 
 
 @contextmanager
-def running(session: pytest.Session, **options: Any) -> Iterator[Cluster]:
-    """Gives a running cluster; its logs are kept if a test fails meanwhile."""
-    reason = Cluster.missing()
-    if reason and os.environ.get("CI"):
+def running(session: pytest.Session, net: str = "loopback", **options: Any) -> Iterator[Cluster]:
+    """Gives a running cluster; its logs are kept if a test fails meanwhile. `net`: "loopback" or "netns"."""
+    kind = {"loopback": Cluster, "netns": NetnsCluster}[net]
+    if (reason := Cluster.missing()) and os.environ.get("CI"):
         pytest.fail(reason)  # a run that is to prove something must not pass by skipping
-    if reason:
+    if reason := reason or kind.missing():
         pytest.skip(reason)
     failed = session.testsfailed
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # tmp_path is too long for sockets
-    with Cluster(folder, **options) as cluster:
+    with kind(folder, **options) as cluster:
         RUNNING.append(cluster)
         yield cluster
         RUNNING.remove(cluster)
@@ -61,7 +62,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture
 def make_cluster(request: pytest.FixtureRequest) -> Iterator[Callable[..., Cluster]]:
-    """Gives a function: options of `Cluster` -> such a cluster, running until the test ends."""
+    """Gives a function: options of `Cluster`, or net="netns" too -> such a cluster, running until the test ends."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(running(request.session, **options))
 

@@ -13,49 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster
-
-# Writes a line at its start and at each signal: the task's rank, seconds since the epoch, what. It heeds no signal.
-TASK = """
-import os, signal, sys, time
-caught = {signal.SIGCONT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
-signal.pthread_sigmask(signal.SIG_BLOCK, caught)
-def note(what):
-    with open(sys.argv[1], "a") as file:
-        file.write(f"{os.environ['SLURM_PROCID']} {time.time()} {what}\\n")
-note("start " + os.environ.get("SLURM_RESTART_COUNT", "0"))
-while "SLURM_RESTART_COUNT" not in os.environ:
-    note(signal.Signals(signal.sigwaitinfo(caught).si_signo).name)
-"""
-
-
-class Job:
-    """Two tasks on two nodes that take all GPUs; after a requeue they end at once."""
-
-    def __init__(self, cluster: Cluster, folder: Path, *options: str) -> None:
-        self.cluster, self.log = cluster, folder / "log"
-        self.log.touch()
-        (folder / "task.py").write_text(TASK)
-        wrap = f"exec srun {sys.executable} {folder}/task.py {self.log}"
-        words = ("--parsable", "--requeue", "-N2", "--gpus-per-node=2", "--mem=50", *options)
-        self.id = cluster.command("sbatch", *words, "-o", folder / "out", "--open-mode=append", "--wrap", wrap).strip()
-
-    def seen(self) -> list[tuple[int, float, str]]:
-        """Returns (rank, time, what), in order of time."""
-        rows = [line.split(" ", 2) for line in self.log.read_text().splitlines()]
-        return sorted((int(rank), float(when), what) for rank, when, what in rows)
-
-    def starts(self) -> list[str]:
-        return sorted(what for _, _, what in self.seen() if what.startswith("start"))
-
-    def has_started(self, times: int, seconds: float = 60) -> None:
-        until(lambda: len(self.starts()) == 2 * times, seconds, lambda: f"{self.seen()} {self.cluster.job(self.id)}")
-
-
-def until(condition: Callable[[], object], seconds: float, message: Callable[[], str] = str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not after {seconds} s: {message()}"
-        time.sleep(0.05)
+from tests.slurm.recorder import Recorder, until
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -104,7 +62,7 @@ def test_all_daemons_listen_on_loopback_alone(cluster: Cluster) -> None:
 
 
 def test_requeue_keeps_the_id_and_counts_the_restart(cluster: Cluster, tmp_path: Path) -> None:
-    job = Job(cluster, tmp_path)
+    job = Recorder(cluster, tmp_path)
     job.has_started(1)
     cluster.command("scontrol", "requeue", job.id)
     job.has_started(2)
@@ -114,7 +72,7 @@ def test_requeue_keeps_the_id_and_counts_the_restart(cluster: Cluster, tmp_path:
 
 
 def test_a_high_job_preempts_a_low_one_that_comes_back(cluster: Cluster, tmp_path: Path) -> None:
-    job = Job(cluster, tmp_path)
+    job = Recorder(cluster, tmp_path)
     job.has_started(1)
     words = ("--parsable", "-p", "high", "-N2", "--gpus-per-node=2", "--mem=50", "-o", "/dev/null")
     high = cluster.command("sbatch", *words, "--wrap", "true").strip()
@@ -139,7 +97,7 @@ def test_with_preempt_signal_the_notice_is_the_jobs_own_signal(
     make_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
     cluster = make_cluster(preempt_signal=True)
-    job = Job(cluster, tmp_path, "--signal=USR2@60", "--time=10")
+    job = Recorder(cluster, tmp_path, "--signal=USR2@60", "--time=10")
     job.has_started(1)
     cluster.command("sbatch", "-p", "high", "-N2", "--gpus-per-node=2", "--mem=50", "-o", "/dev/null", "--wrap", "true")
     until(lambda: len(job.seen()) > 2, 30)
@@ -150,10 +108,12 @@ def test_with_preempt_signal_the_notice_is_the_jobs_own_signal(
 
 def test_power_loss_requeues_the_job(make_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     cluster = make_cluster(node_timeout=5, extra=["MessageTimeout=5"])
-    job = Job(cluster, tmp_path)
+    job = Recorder(cluster, tmp_path)
     job.has_started(1)
     name = cluster.node_names()[1]
+    assert sum(line.startswith(sys.executable) for line in processes_of(cluster.folder)) == 2 + 3  # tasks, machines
     cluster.kill_node(name)
+    assert sum(line.startswith(sys.executable) for line in processes_of(cluster.folder)) == 1 + 2
     assert [what for rank, _, what in job.seen() if rank == 1] == ["start 0"]  # no signal announces it
     cluster.wait(job.id, {"PENDING"}, 120)
     assert set(cluster.command("sinfo", "-h", "-n", name, "-p", "low", "-o", "%T").split()) == {"down*"}
@@ -163,7 +123,7 @@ def test_power_loss_requeues_the_job(make_cluster: Callable[..., Cluster], tmp_p
 
 
 def test_steps_outlive_the_daemon_of_their_node(cluster: Cluster, tmp_path: Path) -> None:
-    job = Job(cluster, tmp_path)
+    job = Recorder(cluster, tmp_path)
     job.has_started(1)
     name = cluster.node_names()[1]
     cluster.stop_daemon(name)
@@ -174,7 +134,7 @@ def test_steps_outlive_the_daemon_of_their_node(cluster: Cluster, tmp_path: Path
 
 
 def test_a_node_set_down_stays_down_and_its_job_is_requeued(cluster: Cluster, tmp_path: Path) -> None:
-    job = Job(cluster, tmp_path)
+    job = Recorder(cluster, tmp_path)
     job.has_started(1)
     name = cluster.node_names()[1]
     cluster.set_node(name, "down")
@@ -187,7 +147,7 @@ def test_a_node_set_down_stays_down_and_its_job_is_requeued(cluster: Cluster, tm
 
 
 def test_scancel_stays_down(cluster: Cluster, tmp_path: Path) -> None:
-    job = Job(cluster, tmp_path)
+    job = Recorder(cluster, tmp_path)
     job.has_started(1)
     cluster.command("scancel", job.id)
     cluster.wait(job.id, {"CANCELLED"}, 60)
@@ -221,6 +181,7 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from tests.slurm.cluster import Cluster
+from tests.slurm.recorder import Recorder, until
 cluster = Cluster(Path(sys.argv[1]))
 cluster.start()
 job = cluster.command("sbatch", "--parsable", "-o", "/dev/null", "--wrap", "srun sleep 1000").strip()
