@@ -37,8 +37,7 @@ def start(log: str, *argv: str) -> int:
             os._exit(1)
         os.setsid()
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)  # jobs inherit what pytest, or the shell before it, had set
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            signal.signal(number, signal.SIG_DFL)  # else jobs inherit what Python and this process ignore
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)

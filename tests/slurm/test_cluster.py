@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,12 @@ def test_all_daemons_listen_on_loopback_alone(cluster: Cluster) -> None:
     rows = [row.split() for table in ("tcp", "tcp6") for row in Path("/proc/net", table).read_text().splitlines()[1:]]
     listen = [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
     assert listen == ["0100007F"] * 3  # slurmctld and two slurmd at 127.0.0.1; munged has a file
+
+
+def test_jobs_do_not_inherit_what_the_test_does_with_signals(cluster: Cluster) -> None:
+    # Python itself ignores SIGPIPE and SIGXFSZ; of blocked signals Slurm takes care
+    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN
+    assert cluster.command("srun", "grep", "SigIgn", "/proc/self/status").split() == ["SigIgn:", "0" * 16]
 
 
 def test_requeue_keeps_the_id_and_counts_the_restart(cluster: Cluster, tmp_path: Path) -> None:
