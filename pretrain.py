@@ -42,9 +42,10 @@ def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, recipes.names()))
-        lines = [f"  {name:<{width}}  {recipes.summary(name)}" for name in recipes.names()]
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
         print("usage: python pretrain.py RECIPE --out DIR [--data DIR] [flags]   (RECIPE --help lists its flags)\n")
-        print("\n".join(lines))
+        for name in recipes.names():
+            print(f"  {name:<{width}}  {recipes.summary(name)}")
         return 0
     try:
         return check(argv[1:]) if argv[0] == "--check" else pretrain(argv[0], argv[1:])

@@ -183,6 +183,12 @@ def _set_timeout(timeout: timedelta, group: Any) -> None:
 def _device(asked: str, seat: Seat) -> torch.device:
     if asked not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device {asked!r} is none of 'auto', 'cpu', 'cuda'")
+    if asked == "auto" and not torch.cuda.is_available() and os.environ.get("SLURM_GPUS_ON_NODE"):
+        # Not a slow run on CPUs by mistake.
+        raise ValueError(
+            f"the job has {os.environ['SLURM_GPUS_ON_NODE']} GPUs on this node, but torch sees none: check the driver "
+            "and the torch build there; --device cpu trains without"
+        )
     if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

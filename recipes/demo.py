@@ -3,7 +3,8 @@
 Source: ours, for two CPU cores; the loss and its weight are those of arXiv 2103.03230.
 Published: none. Ours: the table in README.
     python pretrain.py demo --out DIR
-One view is grey and the other turned to any hue, since in these pictures the shape is the class and colour is not.
+One view is grey and the other keeps its hues: what the two share beyond colour, which is drawn independently of the
+class, is mostly the shape. Turning the hue would change which of shape and background is the brighter: it costs half.
 """
 
 from dataclasses import replace
@@ -28,11 +29,11 @@ def recipe(
     seed: Annotated[int, "of weights, order and views"] = 0,
 ) -> Recipe:
     """Returns the recipe: 64 x 64 pictures, views of 32 x 32, a ResNet-10-t of half the usual width."""
-    view = View(size=32, scale=(0.5, 1.0), saturation=0.4, hue=0.5, gray=0.0)
+    view = View(size=32, scale=(0.5, 1.0), saturation=0.4, hue=0.0, gray=0.0)
     return Recipe(
         source="ours; loss: arXiv 2103.03230",
-        data=Shapes(num_train=images),
-        views=(replace(view, gray=1.0), view),  # grey against any hue: what they share is the shape
+        data=Shapes(num_train=images, seed=2),  # seed 1 is the draw on which the views were chosen
+        views=(replace(view, gray=1.0), view),
         eval_view=Center(resize=32, size=32),
         objective=partial(
             JointEmbedding,

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from parallel.rendezvous import FOLDER, key, slurm_store
 
 ENV = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "127.0.0.1"}
 
 
+def exchange(store: TCPStore, rank: int, word: str) -> str:
+    """Returns the other rank's word; rank 0, which serves both, leaves last."""
+    limit = timedelta(seconds=60)
+    store.set(f"word of {rank}", word)
+    store.wait([f"word of {1 - rank}"], limit)
+    found = store.get(f"word of {1 - rank}").decode()
+    if rank == 0:
+        store.wait(["1 has read"], limit)
+    else:
+        store.set("1 has read", "")
+    return found
+
+
 def meet(run: Path, rank: int, answers: multiprocessing.SimpleQueue) -> None:
-    store = slurm_store(run, ENV, rank, 2, timedelta(seconds=30))
-    store.set(f"from {rank}", str(rank))
-    answers.put((rank, store.port, store.get(f"from {1 - rank}").decode()))
-    store.wait([f"from {1 - rank}"], timedelta(seconds=10))
+    store = slurm_store(run, ENV, rank, 2, timedelta(seconds=60))
+    answers.put((rank, store.port, exchange(store, rank, str(rank))))
 
 
 def both(run: Path) -> set[tuple[int, int, str]]:
@@ -47,6 +60,20 @@ def test_the_note_of_an_earlier_start_is_not_read(tmp_path: Path) -> None:
     stale.write_text("127.0.0.1 9")
     assert len(both(tmp_path)) == 2
     assert stale.exists()
+
+
+def test_fifty_jobs_at_once_do_not_clash(tmp_path: Path) -> None:
+    """Jobs of one node, and starts of one run folder: each pair of ranks finds its own."""
+
+    def rank_of(job: int, rank: int) -> tuple[int, str]:
+        env = ENV | {"SLURM_JOB_ID": str(job)}
+        store = slurm_store(tmp_path / f"run{job % 5}", env, rank, 2, timedelta(seconds=60))
+        return store.port, exchange(store, rank, str(job))
+
+    with ThreadPoolExecutor(100) as pool:
+        ranks = [[pool.submit(rank_of, job, rank) for rank in (0, 1)] for job in range(50)]
+        found = [[rank.result() for rank in pair] for pair in ranks]
+    assert all(pair[0] == pair[1] == (pair[0][0], str(job)) for job, pair in enumerate(found))
 
 
 def test_starts_have_names_of_their_own() -> None:

@@ -103,6 +103,14 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         start_world("cuda")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_job_with_gpus_that_torch_does_not_see_is_not_run_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
+    with pytest.raises(ValueError, match="8 GPUs on this node, but torch sees none"):
+        start_world()
+    assert start_world("cpu").device.type == "cpu"
+
+
 def exchanges(world: World) -> tuple[int, str, list[int]]:
     return world.highest(world.rank), world.from_main(f"from {world.rank}"), world.collect(world.rank * 10)
 
