@@ -50,8 +50,10 @@ class Request:
     setup: tuple[str, ...] = _flag(
         (), "shell line to run before the ranks start, such as 'module load cuda'; repeatable"
     )
-    container: str | None = _flag(None, "image the ranks run in: a .sif file for Apptainer, else a name for Pyxis")
-    python: str | None = _flag(None, "Python of the ranks; default: the one that submits (in a container: python3)")
+    container: str | None = _flag(
+        None, "Apptainer image that the training runs in, with its python3; what watches over it stays outside"
+    )
+    python: str | None = _flag(None, "Python of the ranks; default: the one that submits")
     lead: int = _flag(120, "seconds before the time limit at which the run is told; keep --timeout-min below it")
     max_restarts: int = _flag(1000, "starts after which the job is not requeued any more")
     parallel: int = _flag(0, "members of a sweep that run at once (0: all)")

@@ -49,9 +49,11 @@ def read(run: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             continue
+        if isinstance(line, dict):  # the "12" of a torn "12}" is JSON, too
+            lines.append(line)
     return lines
 
 

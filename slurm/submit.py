@@ -12,7 +12,7 @@ queued; 3 queued, but Slurm says that it can never start.
 from __future__ import annotations
 
 import argparse
-import itertools
+import dataclasses
 import json
 import os
 import re
@@ -21,12 +21,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import history, snapshot
 from .config import Request, add_flags, from_flags, minutes, user_defaults
+from .jobs import Slurm
+from .sweep import Member, expand
 
 REASON_WAIT_S = 8.0
 # Slurm keeps such a job pending until somebody changes the cluster or the job. Source: the reason codes in squeue's
@@ -35,15 +36,6 @@ NEVER = re.compile(
     r"PartitionConfig|PartitionNodeLimit|PartitionTimeLimit|PartitionDown|PartitionInactive|BadConstraints|AccountNotAllowed"
     r"|QOSNotAllowed|InvalidAccount|InvalidQOS|DependencyNeverSatisfied|JobHeld|Max\w*PerJob\w*|MaxTimePerAccount"
 )
-MEMBER_FORMAT = re.compile(r"[^A-Za-z0-9._=-]")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One run: its folder, and the arguments of pretrain.py."""
-
-    run: Path
-    arguments: tuple[str, ...]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -95,11 +87,12 @@ def submit(args: argparse.Namespace, rest: Sequence[str], request: Request) -> i
     Raises:
         ValueError: bad input; nothing was queued.
     """
-    members = expand(args, rest, request)
+    flags = [*rest, *(["--data", str(args.data)] if args.data is not None else [])]
+    members = expand(args.recipe, args.out, args.sweep, args.seeds, flags, rest)
     check(members, request)
     folder = args.out.absolute() / history.FOLDER
     code = folder / "code-(digest)" if args.dry_run else snapshot.take(args.out)
-    commands = [rank_command(member, request, code) for member in members]
+    commands = [rank_command(member, args, request, code) for member in members]
     executor = _executor(folder, args, request, len(members))
     if args.dry_run:
         print(executor._make_submission_file_text(executor._submitit_command_str, ""))
@@ -124,50 +117,7 @@ def submit(args: argparse.Namespace, rest: Sequence[str], request: Request) -> i
     if args.then_eval:
         evaluation = _submit_evaluation(args, request, members, code, jobs)
         print(f"then eval_linear.py: job {evaluation}")
-    return _report(jobs[0].job_id.split("_")[0])
-
-
-def expand(args: argparse.Namespace, rest: Sequence[str], request: Request) -> list[Member]:
-    """Returns the runs that are asked for, each with a folder of its own.
-
-    Raises:
-        ValueError: a sweep that is no KNOB=A,B,..., a knob named twice, or two members with one folder.
-    """
-    if "%" in str(args.out):
-        raise ValueError(f"--out {args.out}: Slurm would replace the % in it; take another name")
-    axes = [_axis(text) for text in args.sweep]
-    if args.seeds is not None:
-        if args.seeds < 1:
-            raise ValueError(f"--seeds {args.seeds} should be at least 1")
-        axes.append(("seed", [str(seed) for seed in range(args.seeds)]))
-    given = {word.split("=")[0] for word in rest if word.startswith("--")}
-    names = [name for name, _ in axes]
-    for name in names:
-        if names.count(name) > 1 or f"--{name}" in given:
-            raise ValueError(f"--{name} is given twice: by --sweep or --seeds and once more")
-    common = list(rest)
-    if args.data is not None:
-        common += ["--data", str(args.data)]
-    if request.gpus_per_node and "--device" not in given:
-        common += ["--device", "cuda"]  # a node without its GPUs is an error, not a slow run
-    members = []
-    for values in itertools.product(*(values for _, values in axes)):
-        chosen = list(zip(names, values))
-        folder = ",".join(MEMBER_FORMAT.sub("_", f"{name}={value}") for name, value in chosen)
-        run = args.out / folder if folder else args.out
-        knobs = [word for name, value in chosen for word in (f"--{name}", value)]
-        members.append(Member(run, (args.recipe, "--out", str(run), *common, *knobs)))
-    if len({member.run for member in members}) < len(members):
-        raise ValueError("a sweep has the same value twice: each member needs a folder of its own")
-    return members
-
-
-def _axis(text: str) -> tuple[str, list[str]]:
-    name, equals, values = text.partition("=")
-    name = name.removeprefix("--").replace("_", "-")
-    if not equals or not name or not all(values.split(",")):
-        raise ValueError(f"--sweep {text!r} is not of the form KNOB=A,B,..., such as lambd=0.003,0.005")
-    return name, values.split(",")
+    return _report(jobs[0].job_id)
 
 
 def check(members: Sequence[Member], request: Request) -> None:
@@ -186,17 +136,20 @@ def check(members: Sequence[Member], request: Request) -> None:
     sys.stderr.write(done.stdout)
 
 
-def rank_command(member: Member, request: Request, code: Path) -> list[str]:
-    """Returns what each rank runs."""
-    python = rank_python(request)
-    task = [python, "-u", str(code / "slurm" / "task.py"), "--run", str(member.run), "--lead", str(request.lead)]
-    task += ["--max-restarts", str(request.max_restarts)]
-    return [*task, "--", python, "-u", str(code / "pretrain.py"), *member.arguments]
+def rank_command(member: Member, args: argparse.Namespace, request: Request, code: Path) -> list[str]:
+    """Returns what each rank runs: the task, outside of a container since it calls Slurm, and in it the training."""
+    task = [request.python or sys.executable, "-u", str(code / "slurm" / "task.py"), "--run", str(member.run)]
+    task += ["--lead", str(request.lead), "--max-restarts", str(request.max_restarts), "--"]
+    return [*task, *in_container(args, request), "-u", str(code / "pretrain.py"), *member.arguments]
 
 
-def rank_python(request: Request) -> str:
-    """Returns the Python of the ranks."""
-    return request.python or ("python3" if request.container else sys.executable)
+def in_container(args: argparse.Namespace, request: Request) -> list[str]:
+    """Returns the Python that trains, with the words before it that put it into the container if there is one."""
+    if not request.container:
+        return [request.python or sys.executable]
+    places = [args.out.absolute(), *([args.data.absolute()] if args.data else [])]
+    gpu = ["--nv"] if request.gpus_per_node else []
+    return ["apptainer", "exec", *gpu, "--bind", ",".join(map(str, places)), request.container, "python3"]
 
 
 def _executor(folder: Path, args: argparse.Namespace, request: Request, count: int, dependency: str = "") -> Any:
@@ -212,13 +165,9 @@ def _executor(folder: Path, args: argparse.Namespace, request: Request, count: i
         raise ValueError(
             "there is no Slurm here: srun was not found. On one machine: python pretrain.py, or slurm.drill"
         )
-    python, srun = shlex.quote(rank_python(request)), ["--kill-on-bad-exit=1", "--wait=0"]
+    srun = ["--kill-on-bad-exit=1", "--wait=0"]
     srun += [f"--cpus-per-task={request.cpus_per_gpu}"]  # srun does not take it from sbatch since Slurm 22.05
-    if request.container and request.container.endswith(".sif"):
-        python = f"apptainer exec --nv {shlex.quote(request.container)} {python}"
-    elif request.container:
-        srun += [f"--container-image={request.container}", f"--container-mounts={Path.cwd()},{folder.parent}"]
-    executor = Executor(folder=folder, python=python)
+    executor = Executor(folder=folder, python=shlex.quote(request.python or sys.executable))
     name = request.job_name or f"{args.recipe} {args.out.name}"
     extra = {"requeue": True, "time": request.time, "mem": request.mem, "reservation": request.reservation}
     if request.mail:
@@ -253,36 +202,31 @@ def _submit_evaluation(
     args: argparse.Namespace, request: Request, members: Sequence[Member], code: Path, jobs: Sequence[Any]
 ) -> str:
     """Queues eval_linear.py for each member once its run is finished; returns the job's number."""
-    import dataclasses
-
     one = dataclasses.replace(request, nodes=1, gpus_per_node=min(request.gpus_per_node, 1), tasks_per_node=0)
     first = jobs[0].job_id.split("_")[0]
     kind = "aftercorr" if len(jobs) > 1 else "afterok"  # of an array: each after its own member
     executor = _executor(args.out.absolute() / history.FOLDER, args, one, len(jobs), f"{kind}:{first}")
-    python, data = rank_python(request), ["--data", str(args.data)] if args.data is not None else []
-    flags = [*data, *shlex.split(args.eval_flags)]
-    if not request.gpus_per_node and "--device" not in flags:
-        flags += ["--device", "cpu"]
-    commands = [[python, "-u", str(code / "eval_linear.py"), "--run", str(m.run), *flags] for m in members]
+    flags = ["--data", str(args.data)] if args.data is not None else []
+    flags += shlex.split(args.eval_flags)
+    python = in_container(args, one)
+    commands = [[*python, "-u", str(code / "eval_linear.py"), "--run", str(member.run), *flags] for member in members]
     with executor.batch():
         queued = [executor.submit(os.execvp, command[0], command) for command in commands]
     return queued[0].job_id.split("_")[0]
 
 
 def _report(job: str) -> int:
-    """Says what Slurm makes of the job; returns the exit code."""
-    end = time.monotonic() + REASON_WAIT_S
-    state = reason = ""
-    while time.monotonic() < end:
-        done = subprocess.run(("squeue", "-h", "-j", job, "-o", "%T|%r"), capture_output=True, text=True, check=False)
-        state, _, reason = (done.stdout.splitlines() or [""])[0].partition("|")
-        if state != "PENDING" or reason not in ("None", ""):
-            break
+    """Says what Slurm makes of the job (of an array: of its first member that waits); returns the exit code."""
+    end, slurm = time.monotonic() + REASON_WAIT_S, Slurm(limit=REASON_WAIT_S)
+    found = slurm.jobs([job])
+    while time.monotonic() < end and found and found[job].state == "PENDING" and not found[job].reason:
         time.sleep(0.5)
-    if not state:
-        print(f"job {job} has left the queue already")
+        found = slurm.jobs([job])
+    if job not in found:
+        print(f"job {job}: {slurm.complaint or 'it has left the queue already'}")
         return 0
-    print(f"job {job} is {state}" + (f": {reason}" if reason not in ("None", "") else ""))
+    state, reason = found[job].state, found[job].reason
+    print(f"job {job} is {state}" + (f": {reason}" if reason else ""))
     if state == "PENDING" and NEVER.search(reason):
         asked = "more or other resources than the partition has, or than you may use"
         print(f"slurm.submit: it can never start: {reason} ({asked}); scancel {job}", file=sys.stderr)

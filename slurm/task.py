@@ -3,9 +3,7 @@
     srun ... python slurm/task.py --run RUN -- python pretrain.py RECIPE --out RUN ...
 
 The training knows nothing of Slurm: asked to stop by a signal it saves and leaves with 75. Whether the job then comes
-back is decided here, by rank 0's task, since an exit code cannot say it: Slurm calls 0 in the grace period of a
-preemption COMPLETED, and anything else FAILED; neither is started again. So `scontrol requeue` is called, unless
-somebody cancelled the job. After a failure the task of the rank that failed first decides, by the progress made.
+back is decided here (verdict.py says how), by rank 0's task; after a failure by the task of the rank that failed first.
 
 Started by its path, with the standard library only: it must work where nothing else does.
 """
@@ -30,17 +28,10 @@ from typing import Any, BinaryIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, wherever that is
 
-from slurm import history
+from slurm import history, verdict
 
 NOTICES = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM})
 STOPPED = 75  # training/stop.py: saved, run the same command again
-FINAL = {  # the same command would fail again
-    2: "bad input",
-    70: "the loss is not finite",
-    74: "no checkpoint could be written",
-}
-FRUITLESS_LIMIT = 2  # failures in a row without a new checkpoint, after which the job is not requeued
-EXIT_LIMIT_S = 60.0  # for a finished run to leave: data workers, wandb or a driver may hang
 SAVE_MARGIN_S = 20.0  # before the end of the lead, by which a run that does not leave is ended
 HOLD_S = 60.0  # for Slurm to end the tasks of a job that was requeued
 ECHO_S = 3.0  # for rank 0 to show the first failure before srun ends all tasks
@@ -55,13 +46,21 @@ class Task:
         command: the training, as this rank runs it.
         env: with Slurm's variables; without SLURM_JOB_ID nothing is requeued (slurm.drill runs it so).
         lead: seconds between the notice of a time limit and the limit.
+        exit_limit: seconds in which a finished run must have left.
         max_restarts: of one job; then it is not requeued any more.
     """
 
     def __init__(
-        self, run: Path, command: Sequence[str], env: Mapping[str, str], lead: float, max_restarts: int
+        self,
+        run: Path,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        lead: float = 120.0,
+        exit_limit: float = 60.0,
+        max_restarts: int = 1000,
     ) -> None:
-        self.run, self.command, self.lead, self.max_restarts = run, list(command), lead, max_restarts
+        self.run, self.command = run, list(command)
+        self.lead, self.exit_limit, self.max_restarts = lead, exit_limit, max_restarts
         self.job = job_id(env)
         self.restart = int(env.get("SLURM_RESTART_COUNT") or 0)
         self.rank = int(env.get("SLURM_PROCID") or env.get("RANK") or 0)
@@ -107,8 +106,8 @@ class Task:
                 child.send_signal(self.notice)  # Slurm may have signalled this process alone; a second one does nothing
             if history.is_done(self.run):
                 finished_at = finished_at or now
-                if now - finished_at > EXIT_LIMIT_S:
-                    self._say(f"the run is finished but has not left for {EXIT_LIMIT_S:.0f} s: ended")
+                if now - finished_at > self.exit_limit:  # data workers, wandb or a driver may hang
+                    self._say(f"the run is finished but has not left for {self.exit_limit:.0f} s: ended")
                     return _end(child, 0)
             elif (
                 self.notice in (signal.SIGUSR1, signal.SIGUSR2)
@@ -126,7 +125,9 @@ class Task:
         if not self.job:
             return STOPPED
         if self.rank == 0:
-            verdict = self._verdict()
+            decided = verdict.on_stop(
+                verdict.job_facts(self.job), self.notice, self.restart, self.max_restarts, self._requeue
+            )
             name = self.notice.name if self.notice else None
             history.append(
                 self.run,
@@ -135,41 +136,23 @@ class Task:
                 restart=self.restart,
                 step=history.saved_step(self.run),
                 signal=name,
-                verdict=verdict,
+                verdict=decided,
             )
-            self._say(f"stopped by {name or 'another rank'} at step {history.saved_step(self.run)}: {verdict}")
-            if verdict != "requeued":
+            self._say(f"stopped by {name or 'another rank'} at step {history.saved_step(self.run)}: {decided}")
+            if decided != verdict.REQUEUED:
                 return STOPPED
         self._hold(HOLD_S)
         return STOPPED
 
-    def _verdict(self) -> str:
-        """Requeues the job where it should come back; returns "requeued", or why not."""
-        facts = job_facts(self.job)
-        state = facts.get("JobState", "unknown")
-        preempted = facts.get("PreemptTime", "None") != "None"
-        if state == "COMPLETING" and int(facts.get("Restarts", 0)) > self.restart:
-            return "Slurm requeues it by itself"
-        if state != "RUNNING":  # scancel, a lost node, a requeue by somebody else: Slurm knows what to do
-            return f"not requeued, the job is {state}"
-        if self.notice == signal.SIGTERM and not preempted:
-            return "not requeued, it was a signal from a person; the same command resumes it"
-        return self._requeue()
-
     def _requeue(self) -> str:
-        if self.restart >= self.max_restarts:
-            return f"not requeued, it was restarted {self.restart} times; the same command resumes it"
-        done = subprocess.run(("scontrol", "requeue", self.job), capture_output=True, text=True, check=False)
-        if done.returncode:
-            return f"could not be requeued: {' '.join(done.stderr.split())}; the same command resumes it"
-        return "requeued"
+        return verdict.requeue(self.job)
 
     # --- the training has failed
 
     def _failed(self, code: int) -> int:
         """The task whose training failed first decides for the job; the others wait for their end."""
         shell_code = code if code > 0 else 128 - code
-        reason = FINAL.get(code) or (f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}")
+        reason = verdict.FINAL.get(code) or (f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}")
         if code == -signal.SIGKILL:
             reason += " (out of memory, or by hand)"
         facts = {"rank": self.rank, "host": self.host, "reason": reason, "code": code, "tail": list(self.tail)}
@@ -179,29 +162,26 @@ class Task:
             return shell_code
         step = history.saved_step(self.run)
         progress = step > self.start_step
-        verdict = self._verdict_on_failure(code, step, progress)
+        decided = "the same command resumes it" if step else "nothing was saved yet"
+        if self.job:
+            decided = verdict.on_failure(
+                code,
+                step,
+                0 if progress else history.fruitless_failures(self.run) + 1,
+                self.restart,
+                self.max_restarts,
+                lambda: verdict.job_facts(self.job).get("JobState", "unknown to Slurm"),
+                self._requeue,
+            )
         with contextlib.suppress(OSError):
-            fields = {"job": self.job, "restart": self.restart, "step": step, "progress": progress, "verdict": verdict}
+            fields = {"job": self.job, "restart": self.restart, "step": step, "progress": progress, "verdict": decided}
             history.append(self.run, "failed", **fields, rank=self.rank, host=self.host, reason=reason)
-        self._say(f"rank {self.rank} on {self.host} failed: {reason}; {verdict}")
-        if verdict == "requeued":
+        self._say(f"rank {self.rank} on {self.host} failed: {reason}; {decided}")
+        if decided == verdict.REQUEUED:
             self._hold(HOLD_S)
         elif self.rank > 0:
             self._hold(ECHO_S)
         return shell_code
-
-    def _verdict_on_failure(self, code: int, step: int, progress: bool) -> str:
-        if code in FINAL:
-            return "not requeued, the same again would fail again"
-        if not self.job:
-            return "the same command resumes it" if step else "nothing was saved yet"
-        if step == 0:
-            return "not requeued, it failed before anything was saved"
-        fruitless = 0 if progress else history.fruitless_failures(self.run) + 1
-        if fruitless >= FRUITLESS_LIMIT:
-            return f"not requeued, {fruitless} starts failed at step {step} without a new checkpoint"
-        state = job_facts(self.job).get("JobState", "unknown")
-        return self._requeue() if state == "RUNNING" else f"not requeued, the job is {state}"
 
     def _claim(self, facts: dict[str, Any]) -> bool:
         """Leaves the note of the first failure; returns False where another rank did."""
@@ -263,16 +243,6 @@ def job_id(env: Mapping[str, str]) -> str:
     return env.get("SLURM_JOB_ID", "")
 
 
-def job_facts(job: str) -> dict[str, str]:
-    """Returns the fields of `scontrol show job`, {} if Slurm does not answer."""
-    command = ("scontrol", "show", "job", "-o", job)
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return dict(word.split("=", 1) for word in done.stdout.split() if "=" in word)
-
-
 def _as_child() -> None:
     """In the child, before it becomes the training: it ends with this task, and hears of its own children."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
@@ -298,10 +268,11 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="slurm/task.py", description="one rank of a job", allow_abbrev=False)
     parser.add_argument("--run", type=Path, required=True, help="the run folder")
     parser.add_argument("--lead", type=float, default=120.0, help="seconds from the notice to the time limit")
+    parser.add_argument("--exit-limit", type=float, default=60.0, help="seconds in which a finished run must leave")
     parser.add_argument("--max-restarts", type=int, default=1000, help="of one job")
     parser.add_argument("command", nargs="+", help="after --: the training")
     args = parser.parse_args(argv)
-    return Task(args.run, args.command, os.environ, args.lead, args.max_restarts).main()
+    return Task(args.run, args.command, os.environ, args.lead, args.exit_limit, args.max_restarts).main()
 
 
 if __name__ == "__main__":
