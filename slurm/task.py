@@ -34,6 +34,7 @@ NOTICES = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM})
 STOPPED = 75  # training/stop.py: saved, run the same command again
 SAVE_MARGIN_S = 20.0  # before the end of the lead, by which a run that does not leave is ended
 HOLD_S = 60.0  # for Slurm to end the tasks of a job that was requeued
+TRACEBACK_WAIT_S = 1.0  # for the note of another rank, whose end may be the reason for this traceback
 ECHO_S = 3.0  # for rank 0 to show the first failure before srun ends all tasks
 TAIL_LINES = 40
 
@@ -72,6 +73,7 @@ class Task:
         self.noticed_at = 0.0
         self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
         self.shown = False
+        self.showing = threading.Lock()
 
     def main(self) -> int:
         """Returns the task's exit code when the training has ended and the job's fate is decided."""
@@ -200,9 +202,10 @@ class Task:
 
     def _show_failure(self) -> None:
         """Shows the first failure in this rank's log, so that the reader of one log finds the cause."""
-        if self.shown or self.rank != 0 or not self.note.is_file():
-            return
-        self.shown = True
+        with self.showing:
+            if self.shown or self.rank != 0 or not self.note.is_file():
+                return
+            self.shown = True
         facts = json.loads(self.note.read_text(encoding="utf-8"))
         if facts["rank"] != self.rank:
             self._say(f"rank {facts['rank']} on {facts['host']} failed first: {facts['reason']}")
@@ -222,8 +225,13 @@ class Task:
                 return
 
     def _pass_on(self, stream: BinaryIO) -> None:
-        """Passes the child's stderr on and keeps its last lines."""
+        """Passes the child's stderr on and keeps its last lines; a peer's failure is shown before what it leads to."""
         for line in iter(stream.readline, b""):
+            if self.rank == 0 and b"Traceback (most recent call last)" in line:
+                end = time.monotonic() + TRACEBACK_WAIT_S
+                while not self.note.is_file() and time.monotonic() < end:
+                    time.sleep(0.05)
+                self._show_failure()
             with contextlib.suppress(OSError):
                 os.write(2, line)
             self.tail.append(line.decode(errors="replace").rstrip("\n"))

@@ -16,6 +16,7 @@ import pytest
 from tests.runs import ROOT, losses, weights
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import OVER, events, logs, note_figures, step, until
+from tests.slurm.netns import NetnsCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 STEPS, SAVE_EVERY = 40, 8
@@ -60,7 +61,6 @@ def finish(cluster: Cluster, job: str, run: Path, reference: Path | None, second
     if reference:
         assert losses(run) == losses(reference)
         assert weights(run) == weights(reference)
-    assert "Traceback" not in (run / "slurm" / f"{job}_0_log.err").read_text()
 
 
 def repeated(run: Path) -> int:
@@ -101,6 +101,7 @@ def test_the_notice_of_a_time_limit(cluster: Cluster, tmp_path: Path, undisturbe
     assert stop["verdict"] == "requeued"
     assert repeated(run) == 0
     assert again["step"] == stop["step"]
+    assert "Traceback" not in logs(run)  # of ranks or data workers
     resumed = next(line for line in events_of_training(run, "start") if line["attempt"] == 2)
     note_figures(
         f"notice, {launcher}", save=stop["time"] - asked, resume=resumed["time"] - stop["time"], repeated=repeated(run)
@@ -162,7 +163,8 @@ def test_a_rank_is_killed(cluster: Cluster, tmp_path: Path, undisturbed: Path) -
     assert failed["rank"] == 1
     assert failed["verdict"] == "requeued"
     assert repeated(run) <= SAVE_EVERY
-    assert "rank 1 on" in (run / "slurm" / f"{job}_0_log.err").read_text()
+    log = (run / "slurm" / f"{job}_0_log.err").read_text()
+    assert 0 < log.index("slurm: rank 1 on") < log.index("Traceback")  # the cause, then what it led to
     resumed = events_of_training(run, "start")[1]["time"]
     note_figures("rank killed", save=ended, resume=resumed - asked, repeated=repeated(run))
 
@@ -180,6 +182,25 @@ def test_a_node_loses_power(make_cluster: Callable[..., Cluster], tmp_path: Path
     assert repeated(run) <= SAVE_EVERY
     resumed = events_of_training(run, "start")[1]["time"]
     note_figures("node loses power, training", resume=resumed - asked, repeated=repeated(run))
+
+
+def test_a_cable_is_cut(make_cluster: Callable[..., Cluster], tmp_path: Path, undisturbed: Path) -> None:
+    """The nodes are hosts of their own here; nobody is told of the cut, so the ranks wait for each other in vain."""
+    cluster = make_cluster(net="netns")
+    assert isinstance(cluster, NetnsCluster)
+    run, timeout = tmp_path / "run", 12
+    job = submit(cluster, run, "--timeout-min", str(timeout / 60))
+    reach(run, 11)
+    asked = time.time()
+    cluster.cut_node("n2")
+    (failed,) = until(lambda: events(run, "failed"), timeout + 60, "the end of rank 0", run)
+    assert failed["time"] - asked < timeout + 10
+    until(lambda: cluster.state(job) != "RUNNING", 90, "the requeue", run)
+    cluster.join_node("n2")
+    finish(cluster, job, run, undisturbed)
+    assert repeated(run) <= SAVE_EVERY
+    resumed = events_of_training(run, "start")[1]["time"]
+    note_figures("cable cut", save=failed["time"] - asked, resume=resumed - asked, repeated=repeated(run))
 
 
 def test_another_number_of_nodes(cluster: Cluster, tmp_path: Path) -> None:
