@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
+from functools import wraps
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--epochs", "2", "--images", "80", "--batch-size", "16", "--log-every", "1", "--save-every", "2"]
@@ -40,13 +44,35 @@ def start(out: Path, *flags: str, recipe: str = "demo", ranks: int = 1) -> subpr
 
 def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str]:
     """Returns (exit code, output) once the run has ended."""
-    text, _ = process.communicate(timeout=timeout)
+    try:
+        text, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()  # one that hangs would take a core from every test after it
+        raise
     return process.returncode, text
 
 
 def run(out: Path, *flags: str, recipe: str = "demo", ranks: int = 1) -> tuple[int, str]:
     """Returns (exit code, output) of a run."""
     return finish(start(out, *flags, recipe=recipe, ranks=ranks))
+
+
+def change_recipes(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
+    """Replaces fields of every recipe that is loaded in this process: those for which no recipe has a knob."""
+    import recipes
+
+    load = recipes.load
+
+    def load_changed(name: str) -> Any:
+        function = load(name)
+
+        @wraps(function)  # the knobs are read from its signature
+        def changed(**knobs: Any) -> Any:
+            return dataclasses.replace(function(**knobs), **fields)
+
+        return changed
+
+    monkeypatch.setattr(recipes, "load", load_changed)
 
 
 def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:

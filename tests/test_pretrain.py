@@ -1,4 +1,4 @@
-"""pretrain.py as a user runs it: resume to the bit, ranks, bad input, errors that lose nothing."""
+"""pretrain.py as a user runs it: resume to the bit, bad input, errors that lose nothing."""
 
 from __future__ import annotations
 
@@ -86,18 +86,6 @@ def test_a_damaged_newest_checkpoint_is_skipped(undisturbed: Path, tmp_path: Pat
     assert code == 0, text
     assert "skipped a damaged checkpoint" in text
     assert weights(out) == weights(undisturbed)
-
-
-def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
-    """BatchNorm included. In float64, since training amplifies float32's rounding some thousand times in ten steps."""
-    flags = [*TINY, *QUIET, "--workers", "0", "--precision", "fp64"]
-    code, text = run(tmp_path / "one", *flags)
-    assert code == 0, text
-    code, text = run(tmp_path / "two", *flags, ranks=2)
-    assert code == 0, text
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert sorted(one) == list(range(1, STEPS + 1))
-    assert two == pytest.approx(one, rel=1e-9)
 
 
 # Bad input: one clear line that names the value and the remedy, exit code 2, nothing overwritten.

@@ -1,0 +1,53 @@
+"""One run on several ranks: the losses of one process, also where a run is resumed on another number of them."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.runs import QUIET, STEPS, TINY, events, finish, losses, run, start, wait_for_step
+
+# Float64, since training amplifies float32's rounding some thousand times in ten steps.
+FLAGS = [*TINY, *QUIET, "--workers", "0", "--precision", "fp64"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """Returns the losses of one process that nobody interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "alone"
+    code, text = run(out, *FLAGS)
+    assert code == 0, text
+    found = losses(out)
+    assert sorted(found) == list(range(1, STEPS + 1))
+    return found
+
+
+def test_two_ranks_give_the_losses_of_one(alone: dict[int, float], tmp_path: Path) -> None:
+    """BatchNorm included."""
+    code, text = run(tmp_path / "two", *FLAGS, ranks=2)
+    assert code == 0, text
+    assert losses(tmp_path / "two") == pytest.approx(alone, rel=1e-9)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)], ids=["1_then_2", "2_then_1"])
+def test_a_run_can_be_resumed_on_another_number_of_ranks(
+    alone: dict[int, float], tmp_path: Path, before: int, after: int
+) -> None:
+    """Parameters, BatchNorm's statistics, the optimiser's moments and the position say nothing of the ranks."""
+    out = tmp_path / "moved"
+    flags = [*FLAGS, "--save-every", "1000"]  # what is resumed is what the signal left
+    process = start(out, *flags, ranks=before)
+    wait_for_step(out, 3, process)
+    process.send_signal(signal.SIGTERM)  # torchrun passes it on
+    code, text = finish(process)
+    assert code != 0, text
+    stopped = events(out, "stop")[0]["step"]
+    assert 3 <= stopped < STEPS
+    code, text = run(out, *flags, ranks=after)
+    assert code == 0, text
+    assert re.search(rf"resumed at step {stopped}\b", text), text
+    assert f"{after} x cpu" in text
+    assert losses(out) == pytest.approx(alone, rel=1e-9)
