@@ -21,6 +21,7 @@ import torch
 
 from diagnostics.heatmap import heatmap_png
 from diagnostics.record import read_metrics
+from tests.wandb_logs import kept_id, mirrored, steps
 
 KEY = "0123456789abcdef" * 3  # nobody's
 
@@ -77,27 +78,6 @@ def run(folder: Path, mode: str, *, first: int = 0, init_timeout: float = 15, **
     assert done.stdout.split() == ["logged", "finished"]
     assert len(read_metrics(folder)) >= 20, "the record is whole whatever happens to wandb"
     return done.stderr
-
-
-def kept_id(folder: Path) -> str:
-    return (folder / "wandb_id").read_text().strip()
-
-
-def mirrored(folder: Path) -> list[dict[str, list[Any]]]:
-    """Each of wandb's logs of the run folder, oldest first: its records by their type."""
-    logs = []
-    for log in sorted(folder.glob("wandb/*run-*/*.wandb"), key=lambda path: path.parent.name.split("run-")[1]):
-        inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
-        records: dict[str, list[Any]] = {"history": []}
-        for line in subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines():
-            record = json.loads(line)
-            records.setdefault(record["type"], []).append(record[record["type"]])
-        logs.append(records)
-    return logs
-
-
-def steps(log: dict[str, list[Any]]) -> list[int]:
-    return [line["item"]["step"] for line in log["history"] if "loss" in line["item"]]
 
 
 def test_offline_twice_is_one_run_whose_repeated_steps_are_kept(folder: Path) -> None:
