@@ -36,7 +36,11 @@ class NetnsCluster(Cluster):
         self._ip("link", "set", f"v-{name}", "down")
 
     def join_node(self, name: str) -> None:
-        """Mends the node's cable."""
+        """Mends the node's cable; the node then comes back to Slurm by itself, within seconds.
+
+        If its old job is started anew in that very second, the node refuses it ("Job credential revoked", srun's exit
+        168) and the job is FAILED, as would be on any cluster. A test that must not meet this holds the job meanwhile.
+        """
         self._ip("link", "set", f"v-{name}", "up")
 
     def kill_node(self, name: str) -> None:

@@ -45,8 +45,12 @@ def test_a_cut_cable_requeues_the_job_and_a_mended_one_brings_the_node_back(
     cluster.wait(job.id, {"PENDING"}, 120)
     assert [what for rank, _, what in job.seen() if rank == 1] == ["start 0"]  # nothing reaches it
     assert {what for rank, _, what in job.seen() if rank == 0} == {"start 0", "SIGCONT", "SIGTERM"}
+    cluster.command("scontrol", "hold", job.id)  # see join_node
     cluster.join_node("n2")
-    job.has_started(2, seconds=120)
+    until(lambda: cluster.command("sinfo", "-h", "-n", "n2", "-p", "low", "-o", "%T").strip() == "idle", 120)
+    time.sleep(2)
+    cluster.command("scontrol", "release", job.id)
+    job.has_started(2)
     cluster.wait(job.id, {"COMPLETED"}, 30)
 
 
