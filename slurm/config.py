@@ -120,7 +120,7 @@ def add_flags(parser: argparse.ArgumentParser, user: Mapping[str, Any]) -> None:
         if field.name == "setup":
             options |= {"action": "append"}
             default = None
-        shown = "" if default in (None, (), "") else f" (default: {default})"
+        shown = "" if default in (None, (), "", 0) else f" (default: {default})"
         text = field.metadata["help"].replace("%", "%%") + shown
         group.add_argument(f"--{field.name.replace('_', '-')}", default=default, help=text, **options)
 

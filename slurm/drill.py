@@ -5,7 +5,7 @@
 
 The command runs once undisturbed, then once for each fault: disturbed at a random step, started again as a job is
 requeued, and held against the first. What is no flag of this command is a knob or a flag of `pretrain.py RECIPE`; give
-it small ones, since every run goes to its end. Each rank runs `slurm/task.py`, as in a job (slurm/local.py).
+it small ones, since every run goes to its end. Each rank runs `slurm/task.py`, as in a job (slurm/drill_local.py).
 
 Exit codes: 0 all passed; 1 not; 2 bad input, nothing was left behind; 130 interrupted.
 """
@@ -27,9 +27,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .faults import FAULTS, Plan, disturb, finish
-from .local import FOREIGN
-from .outcome import Failed, weights
+from .drill_faults import FAULTS, Plan, disturb, finish
+from .drill_local import FOREIGN
+from .drill_outcome import Failed, weights
 
 PROGRAM = Path(__file__).resolve().parents[1] / "pretrain.py"
 MOST_SAVE_EVERY = 100

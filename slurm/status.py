@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .jobs import Job, Slurm
-from .run_files import DEPTH, RunFiles, find_runs, last_words
+from .status_files import DEPTH, RunFiles, find_runs, last_words
 from .status_table import Row, duration, table
 
 FRESH_S = 60.0  # a heartbeat comes every 5 s

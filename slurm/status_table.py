@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .run_files import clean
+from .status_files import clean
 
 Row = dict[str, Any]  # see slurm.status.look
 

@@ -79,6 +79,8 @@ class Task:
         """Returns the task's exit code when the training has ended and the job's fate is decided."""
         signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES | {signal.SIGCHLD})
         if self.rank == 0:
+            if not self.job:  # no restart count: the note of an earlier start has the same name
+                self.note.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # the training will say what is wrong with the folder
                 fields = {"job": self.job, "restart": self.restart, "step": self.start_step, "nodes": self.nodes}
                 history.append(self.run, "start", **fields)
@@ -114,7 +116,7 @@ class Task:
             elif (
                 self.notice in (signal.SIGUSR1, signal.SIGUSR2)
                 and self.rank == 0
-                and now - self.noticed_at > self.lead - SAVE_MARGIN_S
+                and now - self.noticed_at > self.lead - min(SAVE_MARGIN_S, self.lead / 4)
             ):
                 self._say(f"no step ended within {now - self.noticed_at:.0f} s of {self.notice.name}: ended unsaved")
                 return _end(child, STOPPED)
@@ -160,11 +162,12 @@ class Task:
         facts = {"rank": self.rank, "host": self.host, "reason": reason, "code": code, "tail": list(self.tail)}
         if not self._claim(facts):
             self._show_failure()
-            self._hold(HOLD_S)
+            if self.notice != signal.SIGTERM:  # else the job's end has been announced already
+                self._hold(HOLD_S)
             return shell_code
         step = history.saved_step(self.run)
         progress = step > self.start_step
-        decided = "the same command resumes it" if step else "nothing was saved yet"
+        decided = "the same command resumes it" if step and code not in verdict.FINAL else "see above"
         if self.job:
             decided = verdict.on_failure(
                 code,

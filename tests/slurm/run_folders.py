@@ -9,7 +9,7 @@ from typing import Any
 
 from slurm import history, status
 from slurm.jobs import Job
-from slurm.run_files import RunFiles
+from slurm.status_files import RunFiles
 
 NOW = time.time()
 RUNNING = Job("RUNNING", "", "n[1-2]", 3600.0)

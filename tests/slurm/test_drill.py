@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from slurm import drill
-from slurm.faults import FAULTS, flip_a_bit
-from slurm.local import Job
+from slurm.drill_faults import FAULTS, flip_a_bit
+from slurm.drill_local import Job
 from tests.runs import QUIET, ROOT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the drill needs Linux")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from slurm.jobs import Job
-from slurm.run_files import RunFiles, last_words
+from slurm.status_files import RunFiles, last_words
 from slurm.status_table import table
 from tests.slurm.run_folders import NOW, RUNNING, beat, event, look, started
 

@@ -118,4 +118,7 @@ def test_it_needs_nothing_but_the_standard_library() -> None:
     ours = {name for name in done.stdout.split() if name.split(".")[0] == "slurm"}
     others = {name.split(".")[0] for name in done.stdout.split()} - {"slurm"}
     assert others <= set(sys.stdlib_module_names)
-    assert ours == {"slurm", *(f"slurm.{name}" for name in ("history", "jobs", "run_files", "status", "status_table"))}
+    assert ours == {
+        "slurm",
+        *(f"slurm.{name}" for name in ("history", "jobs", "status", "status_files", "status_table")),
+    }

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import history
-from .local import Hung, Job, send
-from .outcome import Failed, Outcome, first_difference, repeated, weights
+from .drill_local import Hung, Job, send
+from .drill_outcome import Failed, Outcome, first_difference, repeated, weights
 from .task import STOPPED
 from .verdict import FINAL
 
