@@ -81,9 +81,7 @@ class Task:
         if self.rank == 0:
             if not self.job:  # no restart count: the note of an earlier start has the same name
                 self.note.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # the training will say what is wrong with the folder
-                fields = {"job": self.job, "restart": self.restart, "step": self.start_step, "nodes": self.nodes}
-                history.append(self.run, "start", **fields)
+            self._note("start", step=self.start_step, nodes=self.nodes)
         child = subprocess.Popen(self.command, stderr=subprocess.PIPE, preexec_fn=_as_child)
         assert child.stderr is not None
         pump = threading.Thread(target=self._pass_on, args=(child.stderr,), daemon=True)
@@ -132,17 +130,9 @@ class Task:
             decided = verdict.on_stop(
                 verdict.job_facts(self.job), self.notice, self.restart, self.max_restarts, self._requeue
             )
-            name = self.notice.name if self.notice else None
-            history.append(
-                self.run,
-                "stop",
-                job=self.job,
-                restart=self.restart,
-                step=history.saved_step(self.run),
-                signal=name,
-                verdict=decided,
-            )
-            self._say(f"stopped by {name or 'another rank'} at step {history.saved_step(self.run)}: {decided}")
+            name, step = self.notice.name if self.notice else None, history.saved_step(self.run)
+            self._note("stop", step=step, signal=name, verdict=decided)
+            self._say(f"stopped by {name or 'another rank'} at step {step}: {decided}")
             if decided != verdict.REQUEUED:
                 return STOPPED
         self._hold(HOLD_S)
@@ -178,9 +168,8 @@ class Task:
                 lambda: verdict.job_facts(self.job).get("JobState", "unknown to Slurm"),
                 self._requeue,
             )
-        with contextlib.suppress(OSError):
-            fields = {"job": self.job, "restart": self.restart, "step": step, "progress": progress, "verdict": decided}
-            history.append(self.run, "failed", **fields, rank=self.rank, host=self.host, reason=reason)
+        where = {"rank": self.rank, "host": self.host, "reason": reason}
+        self._note("failed", step=step, progress=progress, verdict=decided, **where)
         self._say(f"rank {self.rank} on {self.host} failed: {reason}; {decided}")
         if decided == verdict.REQUEUED:
             self._hold(HOLD_S)
@@ -196,11 +185,12 @@ class Task:
             draft.write_text(json.dumps(facts) + "\n", encoding="utf-8")
             os.link(draft, self.note)  # appears whole, and only once
         except FileExistsError:
+            draft.unlink(missing_ok=True)
             return False
         except OSError as error:
             self._say(f"{self.note} cannot be written: {error.strerror or error}")
-        finally:
-            draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         return True
 
     def _show_failure(self) -> None:
@@ -238,6 +228,11 @@ class Task:
             with contextlib.suppress(OSError):
                 os.write(2, line)
             self.tail.append(line.decode(errors="replace").rstrip("\n"))
+
+    def _note(self, event: str, **fields: Any) -> None:
+        """Adds to the run's history. A disk that takes no line must not decide over the job; the training names it."""
+        with contextlib.suppress(OSError):
+            history.append(self.run, event, job=self.job, restart=self.restart, **fields)
 
     def _say(self, text: str) -> None:
         print(f"slurm: {text}", file=sys.stderr, flush=True)
