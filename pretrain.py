@@ -115,7 +115,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     from diagnostics.heartbeat import Heartbeat
     from diagnostics.probe import Probe
     from diagnostics.progress import Progress
-    from diagnostics.record import Record
+    from diagnostics.record import Record, read_events
     from evaluation.at_end import finish
     from models import recompute_activations
     from objectives import Step
@@ -244,6 +244,7 @@ def pretrain(name: str, argv: list[str]) -> int:
             raise Leave(stop.NON_FINITE_EXIT, f"{infinite} is not finite after step {step}")
         unread = set().union(*world.collect(replaced)) - listed
         listed.update(unread)
+        replaced.clear()
         written = True
         if record:
             for message in sorted(unread):
@@ -258,12 +259,15 @@ def pretrain(name: str, argv: list[str]) -> int:
 
     # 5. Train.
     first_bad = torch.full((), -1, device=device)  # step of the first non-finite loss; read only where we wait anyway
-    replaced: set[str] = set()  # messages of the unreadable images this rank met
-    listed: set[str] = set()  # those that are in events.jsonl
+    # Messages of unreadable images: those in events.jsonl, of all ranks and starts; this rank's since the last save.
+    bad_limit = max(100, BAD_SHARE * len(images))
+    known = [event["message"] for event in read_events(place.out) if event["event"] == "bad_image"]
+    listed: set[str] = set(world.from_main(known))
+    replaced: set[str] = set()
     timed = (step, time.perf_counter())
     first_step = step
     stop.watch_interrupt()
-    code = 0
+    code = 1  # what an exception that is not ours ends with
     try:
         if step == 0 and heatmap_every:
             look()
@@ -271,9 +275,11 @@ def pretrain(name: str, argv: list[str]) -> int:
             began = time.perf_counter()
             loaded = next(queue)
             waited = time.perf_counter() - began
-            replaced |= set(loaded.replaced)
-            if len(replaced) > max(100, BAD_SHARE * len(images)):
-                loaded.error = f"{len(replaced)} of {len(images)} images cannot be read, such as {loaded.replaced[-1]}"
+            replaced |= set(loaded.replaced) - listed
+            num_bad = len(listed) + len(replaced)
+            if num_bad > bad_limit:
+                example = next(iter(replaced or listed))
+                loaded.error = f"{num_bad} of {len(images)} images cannot be read, such as {example}"
 
             # All ranks leave at the same step: one small exchange between hosts, which waits for no GPU.
             notice = stop.pending()
@@ -344,6 +350,7 @@ def pretrain(name: str, argv: list[str]) -> int:
                 heartbeat.beat(step, "done")
             except (OSError, checkpoint.CheckpointError) as error:
                 raise Leave(SAVE_FAILED_EXIT, f"trained to the end and saved, but: {error}") from error
+        code = 0
     except ValueError as error:  # no longer the command line's fault: the place it comes from is wanted
         raise RuntimeError(f"training failed at step {step}") from error
     except Leave as leave:

@@ -49,6 +49,7 @@ def test_a_killed_data_worker_ends_the_run_which_can_be_resumed(undisturbed: Pat
     assert str(workers[0]) in text  # whoever looks for the reason finds which worker it was
     assert not any(runs_still(worker) for worker in workers)
     assert not (out / "done.json").exists()
+    assert events(out, "end")[-1]["exit_code"] == code  # wandb is told the same
 
     code, text = run(out, *flags)
     assert code == 0, text
@@ -113,3 +114,6 @@ def test_more_unreadable_images_than_the_limit_stop_the_run(
     kept = checkpoint.newest(out / "checkpoints").path
     assert kept is not None
     assert checkpoint.load(kept)["step"] == stopped  # what was learned so far is not lost
+
+    assert main(["demo", "--out", str(out), *flags, *QUIET]) == 2  # those of the first start still count
+    assert [event["step"] for event in events(out, "stop")] == [stopped, stopped]
