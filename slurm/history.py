@@ -6,6 +6,7 @@
 | start | the first rank's task | job, restart, step, nodes |
 | stop | the first rank's task | job, restart, step, signal, verdict |
 | failed | the task of the rank that failed first | job, restart, step, rank, host, reason, progress, verdict |
+| failed | slurm.after, if all tasks ended at once | job, restart, step, reason, progress, verdict |
 | code | slurm.snapshot | job, folder: what the job runs, taken at its first start |
 
 `step` is that of the newest checkpoint: what the next start goes on from.

@@ -93,7 +93,7 @@ def submit(args: argparse.Namespace, rest: Sequence[str], request: Request) -> i
     folder = args.out.absolute() / history.FOLDER
     code = folder / "code-(digest)" if args.dry_run else snapshot.take(args.out)
     commands = [rank_command(member, args, request, code) for member in members]
-    executor = _executor(folder, args, request, len(members))
+    executor = _executor(folder, args, request, len(members), teardown=after(members, request, code))
     if args.dry_run:
         print(executor._make_submission_file_text(executor._submitit_command_str, ""))
         for number, command in enumerate(commands):
@@ -143,6 +143,14 @@ def rank_command(member: Member, args: argparse.Namespace, request: Request, cod
     return [*task, *in_container(args, request), "-u", str(code / "pretrain.py"), *member.arguments]
 
 
+def after(members: Sequence[Member], request: Request, code: Path) -> list[str]:
+    """Returns the lines of the batch script that follow srun: slurm/after.py on the run of this array task."""
+    runs = shlex.join(str(member.run) for member in members)
+    words = [request.python or sys.executable, str(code / "slurm" / "after.py"), "--max-restarts"]
+    command = f'{shlex.join(words)} {request.max_restarts} --run "${{runs[${{SLURM_ARRAY_TASK_ID:-0}}]}}" --code $code'
+    return ["code=$?", f"runs=({runs})", command]
+
+
 def in_container(args: argparse.Namespace, request: Request) -> list[str]:
     """Returns the Python that trains, with the words before it that put it into the container if there is one."""
     if not request.container:
@@ -152,8 +160,15 @@ def in_container(args: argparse.Namespace, request: Request) -> list[str]:
     return ["apptainer", "exec", *gpu, "--bind", ",".join(map(str, places)), request.container, "python3"]
 
 
-def _executor(folder: Path, args: argparse.Namespace, request: Request, count: int, dependency: str = "") -> Any:
-    """Returns a submitit executor with all that is asked of Slurm."""
+def _executor(
+    folder: Path,
+    args: argparse.Namespace,
+    request: Request,
+    count: int,
+    dependency: str = "",
+    teardown: Sequence[str] = (),
+) -> Any:
+    """Returns a submitit executor with all that is asked of Slurm; `teardown` are shell lines that follow srun."""
     import submitit
 
     class Executor(submitit.SlurmExecutor):
@@ -183,6 +198,7 @@ def _executor(folder: Path, args: argparse.Namespace, request: Request, count: i
         gpus_per_node=request.gpus_per_node or None,
         signal_delay_s=request.lead,
         setup=list(request.setup) or None,
+        teardown=list(teardown) or None,
         srun_args=srun,
         wckey=None,  # submitit's own; a site that checks wckeys refuses it
         array_parallelism=request.parallel or count,

@@ -31,22 +31,12 @@ def toy(
     """Queues the stand-in training as `slurm.submit` queues the real one; returns the job's number."""
     log = run / "slurm"
     log.mkdir(parents=True, exist_ok=True)
-    words = [
-        sys.executable,
-        "-u",
-        str(ROOT / "slurm" / "task.py"),
-        "--run",
-        str(run),
-        *task,
-        "--",
-        sys.executable,
-        "-u",
-    ]
-    command = shlex.join([*words, str(TOY), "--run", str(run), *flags])
+    python = [sys.executable, "-u"]
+    words = [*python, ROOT / "slurm" / "task.py", "--run", run, *task, "--", *python, TOY, "--run", run, *flags]
+    after = [*python, ROOT / "slurm" / "after.py", "--run", run, "--code"]
+    srun = f"srun --kill-on-bad-exit=1 --wait=0 -o {log}/%j_%t.out -e {log}/%j_%t.err"
     script = run.parent / f"{run.name}.sbatch"
-    script.write_text(
-        f"#!/bin/bash\nsrun --kill-on-bad-exit=1 --wait=0 -o {log}/%j_%t.out -e {log}/%j_%t.err {command}\n"
-    )
+    script.write_text(f"#!/bin/bash\n{srun} {shlex.join(map(str, words))}\n{shlex.join(map(str, after))} $?\n")
     options = ["-p", partition, "--requeue", "--open-mode=append", "--signal=USR2@45", "--mem=100", *options]
     return cluster.command("sbatch", "--parsable", "-o", f"{log}/batch.log", *options, str(script)).strip()
 

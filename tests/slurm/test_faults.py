@@ -102,6 +102,9 @@ def test_the_notice_of_a_time_limit(cluster: Cluster, tmp_path: Path, undisturbe
     assert repeated(run) == 0
     assert again["step"] == stop["step"]
     assert "Traceback" not in logs(run)  # of ranks or data workers
+    said = (run / "slurm" / f"{job}_0_log.out").read_text()  # of both starts: nothing is overwritten
+    assert said.count("run folder") == 2
+    assert f"resumed at step {stop['step']}" in said
     resumed = next(line for line in events_of_training(run, "start") if line["attempt"] == 2)
     note_figures(
         f"notice, {launcher}", save=stop["time"] - asked, resume=resumed["time"] - stop["time"], repeated=repeated(run)
@@ -118,6 +121,19 @@ def test_the_notice_of_a_time_limit(cluster: Cluster, tmp_path: Path, undisturbe
 def events_of_training(run: Path, kind: str) -> list[dict]:
     lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     return [line for line in lines if line["event"] == kind]
+
+
+def test_the_evaluation_by_the_plain_script(cluster: Cluster, tmp_path: Path, undisturbed: Path) -> None:
+    """From another folder than the repository."""
+    out = tmp_path / "result.json"
+    words = ["-p", "low", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=1500M", "-o", str(tmp_path / "log")]
+    flags = ["--run", str(undisturbed), "--out", str(out), "--device", "cpu", "--workers", "0", "--seeds", "1"]
+    env = environment(cluster) | {"REPO": str(ROOT), "PYTHON": sys.executable}
+    command = ("sbatch", "--parsable", *words, str(ROOT / "slurm" / "eval_linear.sbatch"), *flags)
+    job = cluster.command(*command, env=env, cwd=tmp_path).strip()
+    state = until(lambda: cluster.state(job) in OVER and cluster.state(job), 120, "the evaluation")
+    assert state == "COMPLETED", (tmp_path / "log").read_text()
+    assert json.loads(out.read_text())["rows"][0]["encoder"] == "pretrained"
 
 
 def test_preemption(cluster: Cluster, tmp_path: Path, undisturbed: Path) -> None:

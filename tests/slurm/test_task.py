@@ -178,6 +178,27 @@ def test_a_run_that_dies_at_the_same_step_again_and_again_is_given_up(cluster: C
     assert "2 starts failed at step 10" in (run / "slurm" / f"{job}_0.err").read_text()
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_job_that_slurm_kills_for_its_memory(
+    make_cluster: Callable[..., Cluster], tmp_path: Path, saved: bool
+) -> None:
+    """All tasks get SIGKILL at once, so none is left to decide: the batch script does, by the same rule."""
+    cluster = make_cluster(extra=["JobAcctGatherParams=OverMemoryKill", "JobAcctGatherFrequency=task=1"])
+    run = tmp_path / "run"
+    job = toy(cluster, run, "--eat-at", "12", "--save-every", "10" if saved else "100", "--pause", "0.05")
+    if saved:
+        finish(cluster, job, run)
+        assert starts(run) == [0, 10]
+    else:
+        until(lambda: cluster.state(job) in OVER, 60, "end", run)
+        assert cluster.state(job) == "FAILED"
+        assert starts(run) == [0]
+    (failed,) = events(run, "failed")
+    assert failed["progress"] == saved
+    assert "all tasks ended at once" in failed["reason"]
+    assert "exceeded memory limit" in logs(run)
+
+
 @pytest.mark.parametrize("code", [2, 70, 74])
 def test_what_would_fail_again_is_not_requeued(cluster: Cluster, tmp_path: Path, code: int) -> None:
     run = tmp_path / "run"

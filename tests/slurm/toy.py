@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("--die-rank", type=int, default=0)
     parser.add_argument("--die-once", action="store_true")
     parser.add_argument("--die-code", type=int, default=1, help="exit code; a negative one is a signal")
+    parser.add_argument("--eat-at", type=int, default=-1, help="step before which 300 MB are taken, at the first start")
     parser.add_argument("--hang", action="store_true", help="does not leave when finished")
     parser.add_argument("--deaf", action="store_true", help="does not look at signals")
     parser.add_argument("--worker", action="store_true", help="with a child process, as data workers are")
@@ -66,6 +67,10 @@ def main() -> int:
             if args.die_code < 0:
                 os.kill(os.getpid(), -args.die_code)
             return args.die_code
+        if step == args.eat_at and first == 0:
+            eaten = bytearray(300 * 2**20)
+            time.sleep(20)
+            del eaten
         time.sleep(args.pause)
         digest = hashlib.sha256(f"{digest} {step}".encode()).hexdigest()
         step += 1

@@ -1,0 +1,58 @@
+"""What the batch script runs when srun has ended: decides for the job where no task was left to do so.
+
+    srun ...; python slurm/after.py --run RUN --code $?
+
+All tasks may be killed at once, by Slurm's own limit on memory or by hand; then the rule for a failure (verdict.py)
+is applied here. Leaves with srun's code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path
+
+from slurm import history, verdict
+from slurm.task import job_id
+
+
+def main(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="slurm/after.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True, help="the run folder")
+    parser.add_argument("--code", type=int, required=True, help="exit code of srun")
+    parser.add_argument("--max-restarts", type=int, default=1000, help="of one job")
+    args = parser.parse_args(argv)
+    job, restart = job_id(env), int(env.get("SLURM_RESTART_COUNT") or 0)
+    here = [line for line in history.read(args.run) if (line.get("job"), line.get("restart")) == (job, restart)]
+    decided = any(line["event"] in ("stop", "failed") for line in here)
+    if args.code == 0 or decided or history.is_done(args.run):
+        return args.code
+    step = history.saved_step(args.run)
+    started = [line["step"] for line in here if line["event"] == "start"]
+    progress = bool(started) and step > started[-1]
+    found = verdict.on_failure(
+        args.code,
+        step,
+        0 if progress else history.fruitless_failures(args.run) + 1,
+        restart,
+        args.max_restarts,
+        lambda: verdict.job_facts(job).get("JobState", "unknown to Slurm"),
+        # After the line below: once it is requeued this process is ended.
+        lambda: verdict.REQUEUED,
+    )
+    reason = f"all tasks ended at once, srun left with {args.code}"
+    fields = {"job": job, "restart": restart, "step": step, "progress": progress, "verdict": found}
+    history.append(args.run, "failed", **fields, reason=reason)
+    if found == verdict.REQUEUED:
+        found = verdict.requeue(job)
+    print(f"slurm: {reason}; {found}", file=sys.stderr, flush=True)
+    return args.code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
