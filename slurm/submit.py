@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -25,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from . import history, snapshot
-from .config import Request, add_flags, from_flags, minutes, user_defaults
+from .config import Request, add_flags, from_flags, user_defaults
+from .executor import make_executor, require_slurm, text
 from .jobs import Slurm
 from .sweep import Member, expand
 
@@ -87,15 +89,18 @@ def submit(args: argparse.Namespace, rest: Sequence[str], request: Request) -> i
     Raises:
         ValueError: bad input; nothing was queued.
     """
-    flags = [*rest, *(["--data", str(args.data)] if args.data is not None else [])]
+    if not args.dry_run:
+        require_slurm()
+    flags = [*rest, *(["--data", str(args.data)] if args.data is not None else []), *timeout(rest, request)]
     members = expand(args.recipe, args.out, args.sweep, args.seeds, flags, rest)
     check(members, request)
     folder = args.out.absolute() / history.FOLDER
     code = folder / "code-(digest)" if args.dry_run else snapshot.take(args.out)
     commands = [rank_command(member, args, request, code) for member in members]
-    executor = _executor(folder, args, request, len(members), teardown=after(members, request, code))
+    lines = after(members, request, code)
+    executor = make_executor(folder, _name(args), request, len(members), teardown=lines)
     if args.dry_run:
-        print(executor._make_submission_file_text(executor._submitit_command_str, ""))
+        print(text(executor, len(members)))
         for number, command in enumerate(commands):
             which = f" of array task {number}" if len(commands) > 1 else ""
             print(f"# each rank{which} runs, in {Path.cwd()}:\n{shlex.join(command)}\n")
@@ -118,6 +123,24 @@ def submit(args: argparse.Namespace, rest: Sequence[str], request: Request) -> i
         evaluation = _submit_evaluation(args, request, members, code, jobs)
         print(f"then eval_linear.py: job {evaluation}")
     return _report(jobs[0].job_id)
+
+
+def timeout(rest: Sequence[str], request: Request) -> list[str]:
+    """Returns the flag by which ranks give up a silent one well before the notice's lead is over, unless it was given.
+
+    Raises:
+        ValueError: the one that was given is longer than the lead: the limit would come while ranks still wait.
+    """
+    words = [part for word in rest for part in word.split("=", 1)]
+    given = [value for word, value in itertools.pairwise(words) if word.replace("_", "-") == "--timeout-min"]
+    if not given:
+        return ["--timeout-min", f"{0.75 * request.lead / 60:g}"]
+    if re.fullmatch(r"[\d.]+", given[-1]) and float(given[-1]) * 60 >= request.lead:
+        raise ValueError(
+            f"--timeout-min {given[-1]} should be below the {request.lead} s of --lead: the time limit would come "
+            "while ranks still wait for a dead one"
+        )
+    return []
 
 
 def check(members: Sequence[Member], request: Request) -> None:
@@ -160,58 +183,8 @@ def in_container(args: argparse.Namespace, request: Request) -> list[str]:
     return ["apptainer", "exec", *gpu, "--bind", ",".join(map(str, places)), request.container, "python3"]
 
 
-def _executor(
-    folder: Path,
-    args: argparse.Namespace,
-    request: Request,
-    count: int,
-    dependency: str = "",
-    teardown: Sequence[str] = (),
-) -> Any:
-    """Returns a submitit executor with all that is asked of Slurm; `teardown` are shell lines that follow srun."""
-    import submitit
-
-    class Executor(submitit.SlurmExecutor):
-        @classmethod
-        def affinity(cls) -> int:
-            return 2  # whether srun is there is asked below: a dry run needs none
-
-    if not args.dry_run and submitit.SlurmExecutor.affinity() < 0:
-        raise ValueError(
-            "there is no Slurm here: srun was not found. On one machine: python pretrain.py, or slurm.drill"
-        )
-    srun = ["--kill-on-bad-exit=1", "--wait=0"]
-    srun += [f"--cpus-per-task={request.cpus_per_gpu}"]  # srun does not take it from sbatch since Slurm 22.05
-    executor = Executor(folder=folder, python=shlex.quote(request.python or sys.executable))
-    name = request.job_name or f"{args.recipe} {args.out.name}"
-    extra = {"requeue": True, "time": request.time, "mem": request.mem, "reservation": request.reservation}
-    if request.mail:
-        extra |= {"mail-user": request.mail, "mail-type": "END,FAIL,REQUEUE"}
-    if dependency:
-        extra |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
-    executor.update_parameters(
-        job_name=re.sub(r"\s+", " ", name)[:100],
-        time=minutes(request.time),
-        nodes=request.nodes,
-        ntasks_per_node=request.tasks,
-        cpus_per_task=request.cpus_per_gpu,
-        gpus_per_node=request.gpus_per_node or None,
-        signal_delay_s=request.lead,
-        setup=list(request.setup) or None,
-        teardown=list(teardown) or None,
-        srun_args=srun,
-        wckey=None,  # submitit's own; a site that checks wckeys refuses it
-        array_parallelism=request.parallel or count,
-        additional_parameters={key: value for key, value in extra.items() if value is not None},
-        **{
-            key: getattr(request, key)
-            for key in ("partition", "account", "qos", "constraint", "exclude", "comment")
-            if getattr(request, key) is not None
-        },
-    )
-    if args.dry_run and count > 1:
-        executor.parameters["map_count"] = count
-    return executor
+def _name(args: argparse.Namespace) -> str:
+    return f"{args.recipe} {args.out.name}"
 
 
 def _submit_evaluation(
@@ -221,7 +194,8 @@ def _submit_evaluation(
     one = dataclasses.replace(request, nodes=1, gpus_per_node=min(request.gpus_per_node, 1), tasks_per_node=0)
     first = jobs[0].job_id.split("_")[0]
     kind = "aftercorr" if len(jobs) > 1 else "afterok"  # of an array: each after its own member
-    executor = _executor(args.out.absolute() / history.FOLDER, args, one, len(jobs), f"{kind}:{first}")
+    folder = args.out.absolute() / history.FOLDER
+    executor = make_executor(folder, f"eval {_name(args)}", one, len(jobs), f"{kind}:{first}")
     flags = ["--data", str(args.data)] if args.data is not None else []
     flags += shlex.split(args.eval_flags)
     python = in_container(args, one)

@@ -168,7 +168,7 @@ def training_of(run: Path, rank: int) -> int:
 
 def test_a_rank_is_killed(cluster: Cluster, tmp_path: Path, undisturbed: Path) -> None:
     run = tmp_path / "run"
-    job = submit(cluster, run)
+    job = sbatch(cluster, run, nodes=2)
     reach(run, 11)
     asked = time.time()
     os.kill(training_of(run, 1), signal.SIGKILL)
@@ -188,7 +188,7 @@ def test_a_rank_is_killed(cluster: Cluster, tmp_path: Path, undisturbed: Path) -
 def test_a_node_loses_power(make_cluster: Callable[..., Cluster], tmp_path: Path, undisturbed: Path) -> None:
     cluster = make_cluster()
     run = tmp_path / "run"
-    job = submit(cluster, run)
+    job = sbatch(cluster, run, nodes=2)
     reach(run, 11)
     asked = time.time()
     cluster.kill_node(cluster.node_names()[1])
@@ -205,7 +205,7 @@ def test_a_cable_is_cut(make_cluster: Callable[..., Cluster], tmp_path: Path, un
     cluster = make_cluster(net="netns")
     assert isinstance(cluster, NetnsCluster)
     run, timeout = tmp_path / "run", 12
-    job = submit(cluster, run, "--timeout-min", str(timeout / 60))
+    job = sbatch(cluster, run, "--timeout-min", str(timeout / 60), nodes=2)
     reach(run, 11)
     asked = time.time()
     cluster.cut_node("n2")

@@ -66,6 +66,7 @@ def test_the_commands_are_checked_by_pretrain_itself(capsys: pytest.CaptureFixtu
 BAD: dict[str, tuple[str, str]] = {
     "nodes": ("--nodes 0", "--nodes 0 should be at least 1"),
     "lead": ("--time 2 --lead 120", "--lead 120 s should be shorter than --time 2"),
+    "timeout": ("--timeout-min 2 --lead 120", "--timeout-min 2 should be below the 120 s of --lead"),
     "time": ("--time soon", "--time 'soon'"),
     "tasks": ("--gpus-per-node 8 --tasks-per-node 4", "every rank has one GPU"),
     "sweep": ("--sweep lambd", "not of the form KNOB=A,B"),
@@ -146,3 +147,12 @@ def test_a_wrong_users_file_is_explained(tmp_path: Path, text: str, words: str) 
 def test_a_users_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         user_defaults({"SSL_SLURM": str(tmp_path / "gone.toml")})
+
+
+def test_without_slurm_nothing_is_left_behind(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert submit.main(["demo", "--out", str(tmp_path / "out")]) == 2
+    assert "no Slurm here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
