@@ -94,6 +94,8 @@ def submit(args: argparse.Namespace, rest: Sequence[str], request: Request) -> i
     flags = [*rest, *(["--data", str(args.data)] if args.data is not None else []), *timeout(rest, request)]
     members = expand(args.recipe, args.out, args.sweep, args.seeds, flags, rest)
     check(members, request)
+    if args.then_eval:
+        check_evaluation(evaluation_flags(args, members[0]))
     folder = args.out.absolute() / history.FOLDER
     code = folder / "code-(digest)" if args.dry_run else snapshot.take(args.out)
     commands = [rank_command(member, args, request, code) for member in members]
@@ -159,6 +161,26 @@ def check(members: Sequence[Member], request: Request) -> None:
     sys.stderr.write(done.stdout)
 
 
+def check_evaluation(flags: Sequence[str]) -> None:
+    """Has eval_linear.py parse its flags; the run that they name is not there yet.
+
+    Raises:
+        ValueError: something is wrong; its message has been printed.
+    """
+    code = "import sys; from evaluation.command import parse; parse(sys.argv[1:], None)"
+    command = (sys.executable, "-c", code, *flags)
+    done = subprocess.run(command, cwd=snapshot.REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.stderr.write(done.stderr.strip().splitlines()[-1] + "\n" if "Traceback" in done.stderr else done.stderr)
+        raise ValueError(f"nothing was queued: `eval_linear.py {shlex.join(flags)}` cannot run as asked")
+
+
+def evaluation_flags(args: argparse.Namespace, member: Member) -> list[str]:
+    """Returns the arguments of eval_linear.py for one run."""
+    data = ["--data", str(args.data)] if args.data is not None else []
+    return ["--run", str(member.run), *data, *shlex.split(args.eval_flags)]
+
+
 def rank_command(member: Member, args: argparse.Namespace, request: Request, code: Path) -> list[str]:
     """Returns what each rank runs: the task, outside of a container since it calls Slurm, and in it the training."""
     task = [request.python or sys.executable, "-u", str(code / "slurm" / "task.py"), "--run", str(member.run)]
@@ -196,10 +218,8 @@ def _submit_evaluation(
     kind = "aftercorr" if len(jobs) > 1 else "afterok"  # of an array: each after its own member
     folder = args.out.absolute() / history.FOLDER
     executor = make_executor(folder, f"eval {_name(args)}", one, len(jobs), f"{kind}:{first}")
-    flags = ["--data", str(args.data)] if args.data is not None else []
-    flags += shlex.split(args.eval_flags)
-    python = in_container(args, one)
-    commands = [[*python, "-u", str(code / "eval_linear.py"), "--run", str(member.run), *flags] for member in members]
+    script = [*in_container(args, one), "-u", str(code / "eval_linear.py")]
+    commands = [[*script, *evaluation_flags(args, member)] for member in members]
     with executor.batch():
         queued = [executor.submit(os.execvp, command[0], command) for command in commands]
     return queued[0].job_id.split("_")[0]

@@ -62,6 +62,19 @@ def test_the_commands_are_checked_by_pretrain_itself(capsys: pytest.CaptureFixtu
     assert "nothing was queued" in told
 
 
+@pytest.mark.parametrize(("flags", "words"), [("--protocoll bt-100ep", "--protocol"), ("--seeds 0", "--seeds 0")])
+def test_the_evaluation_is_checked_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, words: str
+) -> None:
+    monkeypatch.setattr(submit, "check", lambda members, request: None)
+    code, _, told = dry_run(capsys, tmp_path, "--then-eval", "--eval-flags", flags)
+    assert code == 2
+    assert words in told
+    assert "nothing was queued" in told
+    assert "Traceback" not in told
+    assert dry_run(capsys, tmp_path, "--then-eval", "--eval-flags", "--protocol bt-100ep")[0] == 0
+
+
 # name: flags -> words of the message
 BAD: dict[str, tuple[str, str]] = {
     "nodes": ("--nodes 0", "--nodes 0 should be at least 1"),
