@@ -10,7 +10,12 @@ demo: .venv/installed
 
 # Small tensors gain nothing from threads; processes that run side by side lose much.
 test: .venv/installed
+ifdef ARGS
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+else
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slurm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -n 2 --dist loadfile  # they mostly wait for Slurm's clocks
+endif
 
 lint: .venv/installed
 	$(BIN)/ruff check .

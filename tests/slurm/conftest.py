@@ -21,9 +21,9 @@ RUNNING: list[Cluster] = []
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks all tests of this folder."""
+    """Marks the tests that start a cluster; the others of this folder need no Slurm."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if {"cluster", "make_cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("slurm")
 
 

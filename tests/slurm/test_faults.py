@@ -18,7 +18,7 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import OVER, events, logs, note_figures, step, until
 from tests.slurm.netns import NetnsCluster
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 STEPS, SAVE_EVERY = 40, 8
 KNOBS = ["--epochs", "4", "--images", "320", "--batch-size", "32", "--device", "cpu", "--workers", "1"]
 KNOBS += ["--log-every", "1", "--save-every", str(SAVE_EVERY), "--heatmap-every", "0", "--no-evaluate"]

@@ -9,13 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from slurm import history
 from tests.runs import ROOT
 from tests.slurm.cluster import Cluster
-
-pytestmark = pytest.mark.slurm
 
 # Does what a run does that slurm.status looks at, without torch, until it is told to leave.
 TOY = """\

@@ -14,7 +14,7 @@ from tests.runs import ROOT
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import OVER, events, logs, until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 TINY = ["--epochs", "1", "--images", "80", "--batch-size", "16", "--device", "cpu", "--workers", "0"]
 TINY += ["--log-every", "1", "--heatmap-every", "0", "--no-evaluate", "--cpus-per-gpu", "1", "--mem", "1500M"]
 

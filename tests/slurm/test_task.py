@@ -13,7 +13,6 @@ from slurm import history
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import OVER, events, logs, note_figures, toy, toy_result, toy_step, until
 
-pytestmark = pytest.mark.slurm
 ONE_NODE = ("--nodes=1", "--ntasks=1")
 
 
