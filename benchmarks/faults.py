@@ -29,7 +29,8 @@ def main() -> int:
     place = args.figures or Path(tempfile.mkdtemp()) / "figures.jsonl"
     env = os.environ | {"FAULT_FIGURES": str(place), "OMP_NUM_THREADS": "1"}
     for _ in range(args.rounds):
-        done = subprocess.run((sys.executable, "-m", "pytest", "-q", *TESTS), cwd=ROOT, env=env, check=False)
+        command = (sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *TESTS)  # as `make test` does
+        done = subprocess.run(command, cwd=ROOT, env=env, check=False)
         if done.returncode:
             return done.returncode
     print(table(place))

@@ -2,8 +2,9 @@
 
     srun ...; python slurm/after.py --run RUN --code $?
 
-All tasks may be killed at once, by Slurm's own limit on memory or by hand; then the rule for a failure (verdict.py)
-is applied here. Leaves with srun's code.
+All tasks may be killed at once, by Slurm's own limit on memory or by hand. Or one is, and srun ends the others by a
+SIGTERM, which they take for a person's: srun's code is then not theirs. In both cases the rule for a failure
+(verdict.py) is applied here. Leaves with srun's code.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path
 
 from slurm import history, verdict
-from slurm.task import job_id
+from slurm.task import STOPPED, job_id
 
 
 def main(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> int:
@@ -29,7 +30,11 @@ def main(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> int:
     args = parser.parse_args(argv)
     job, restart = job_id(env), int(env.get("SLURM_RESTART_COUNT") or 0)
     here = [line for line in history.read(args.run) if (line.get("job"), line.get("restart")) == (job, restart)]
-    decided = any(line["event"] in ("stop", "failed") for line in here)
+    decided = any(
+        line["event"] == "failed"
+        or (line["event"] == "stop" and (line["verdict"] != verdict.PERSON or args.code == STOPPED))
+        for line in here
+    )
     if args.code == 0 or decided or history.is_done(args.run):
         return args.code
     step = history.saved_step(args.run)
@@ -45,7 +50,7 @@ def main(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> int:
         # After the line below: once it is requeued this process is ended.
         lambda: verdict.REQUEUED,
     )
-    reason = f"all tasks ended at once, srun left with {args.code}"
+    reason = f"tasks were killed, srun left with {args.code}"
     fields = {"job": job, "restart": restart, "step": step, "progress": progress, "verdict": found}
     history.append(args.run, "failed", **fields, reason=reason)
     if found == verdict.REQUEUED:

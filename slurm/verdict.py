@@ -26,6 +26,7 @@ FINAL = {  # exit codes of pretrain.py after which the same command would fail a
 }
 FRUITLESS_LIMIT = 2  # failures in a row without a new checkpoint, after which the job is given up
 REQUEUED = "requeued"
+PERSON = "not requeued, it was a signal from a person; the same command resumes it"
 
 
 def job_facts(job: str) -> dict[str, str]:
@@ -71,7 +72,7 @@ def on_stop(
     if state != "RUNNING":  # scancel, a lost node, a requeue by somebody else: Slurm knows what to do
         return f"not requeued, the job is {state}"
     if notice == signal.SIGTERM and not preempted:
-        return "not requeued, it was a signal from a person; the same command resumes it"
+        return PERSON
     if restart >= max_restarts:
         return f"not requeued, it was restarted {restart} times; the same command resumes it"
     return requeue()

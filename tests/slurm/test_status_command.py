@@ -15,7 +15,7 @@ from slurm import status
 from slurm.jobs import Job
 from slurm.status_table import duration, table
 from tests.runs import ROOT
-from tests.slurm.run_folders import RUNNING, beat, look, started
+from tests.slurm.run_folders import NOW, RUNNING, beat, look, started
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path, capsys: Any) -> None:
 
 @pytest.mark.usefixtures("no_slurm")
 def test_json_says_the_same(run: Path, capsys: Any) -> None:
-    beat(run, ago=-60)  # another host's clock
+    beat(run, ago=NOW - time.time() - 60)  # in a minute, by another host's clock
     assert status.main(["--json", str(run.parent)]) == 0
     out, err = capsys.readouterr()
     (row,) = map(json.loads, out.splitlines())

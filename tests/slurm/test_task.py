@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -177,6 +179,30 @@ def test_a_run_that_dies_at_the_same_step_again_and_again_is_given_up(cluster: C
     assert "2 starts failed at step 10" in (run / "slurm" / f"{job}_0.err").read_text()
 
 
+def test_a_task_that_is_killed_itself_does_not_look_like_a_person(cluster: Cluster, tmp_path: Path) -> None:
+    """srun then ends the other by SIGTERM; the batch script sees that this was no wish to stop."""
+    run = tmp_path / "run"
+    job = toy(cluster, run)
+    until(lambda: toy_step(run) >= 12, 30, "step 12", run)
+    os.kill(task_of(run, 1), signal.SIGKILL)
+    finish(cluster, job, run)
+    assert cluster.job(job)["Restarts"] == "1"
+    (failed,) = events(run, "failed")
+    assert failed["verdict"] == "requeued"
+    assert "tasks were killed" in failed["reason"]
+
+
+def task_of(run: Path, rank: int) -> int:
+    """Returns the process of a rank's task on this machine."""
+    for place in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (place / "cmdline").read_bytes().split(b"\0") if place.name.isdigit() else []
+            ours = any(word.endswith(b"task.py") for word in words) and str(run).encode() in words
+            if ours and f"SLURM_PROCID={rank}".encode() in (place / "environ").read_bytes().split(b"\0"):
+                return int(place.name)
+    raise AssertionError(f"no task of {run}, rank {rank}")
+
+
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_job_that_slurm_kills_for_its_memory(
     make_cluster: Callable[..., Cluster], tmp_path: Path, saved: bool
@@ -194,7 +220,7 @@ def test_a_job_that_slurm_kills_for_its_memory(
         assert starts(run) == [0]
     (failed,) = events(run, "failed")
     assert failed["progress"] == saved
-    assert "all tasks ended at once" in failed["reason"]
+    assert "tasks were killed" in failed["reason"]
     assert "exceeded memory limit" in logs(run)
 
 
@@ -230,7 +256,7 @@ def test_a_job_that_may_not_be_requeued_says_so(cluster: Cluster, tmp_path: Path
 def test_a_training_that_hears_nothing_is_ended_before_the_limit(cluster: Cluster, tmp_path: Path) -> None:
     """No step ends: the task ends it unsaved and requeues, and the last checkpoint is what is left."""
     run = tmp_path / "run"
-    job = toy(cluster, run, "--deaf", "--pause", "0.3", options=ONE_NODE, task=("--lead", "22"))
+    job = toy(cluster, run, "--deaf", "--pause", "0.3", options=ONE_NODE, task=("--lead", "4"))
     until(lambda: toy_step(run) >= 12, 30, "step 12", run)
     cluster.command("scancel", "--signal=USR2", job)
     finish(cluster, job, run)
@@ -256,8 +282,8 @@ def test_a_lost_node_requeues_the_job(make_cluster: Callable[..., Cluster], tmp_
     else:
         cluster.start_node(node)
     finish(cluster, job, run, 120)
-    assert cluster.job(job)["Restarts"] == "1"
-    first, second = starts(run)
+    assert int(cluster.job(job)["Restarts"]) >= 1  # a slurmd that comes back may end the new step with the old one
+    first, *others = starts(run)
     assert first == 0
-    assert second >= 3
+    assert min(others) >= 3
     note_figures(f"node, {fault} (stand-in)", resume=events(run, "start")[1]["time"] - asked)
