@@ -81,7 +81,8 @@ class RunFiles:
         if event is None:
             return ""
         if event["event"] == "failed":
-            reason = f"rank {event.get('rank')} on {event.get('host')} failed: {event.get('reason')}"
+            who = f"rank {event['rank']} on {event['host']} failed: " if "rank" in event else ""  # else slurm/after.py's
+            reason = f"{who}{event.get('reason')}"
         else:
             reason = f"stopped by {event.get('signal') or 'another rank'}"
         return f"{reason}; {event.get('verdict')}"
