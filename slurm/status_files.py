@@ -81,7 +81,8 @@ class RunFiles:
         if event is None:
             return ""
         if event["event"] == "failed":
-            who = f"rank {event['rank']} on {event['host']} failed: " if "rank" in event else ""  # else slurm/after.py's
+            # one without a rank is slurm/after.py's
+            who = f"rank {event['rank']} on {event['host']} failed: " if "rank" in event else ""
             reason = f"{who}{event.get('reason')}"
         else:
             reason = f"stopped by {event.get('signal') or 'another rank'}"
