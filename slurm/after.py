@@ -3,8 +3,8 @@
     srun ...; python slurm/after.py --run RUN --code $?
 
 All tasks may be killed at once, by Slurm's own limit on memory or by hand. Or one is, and srun ends the others by a
-SIGTERM, which they take for a person's: srun's code is then not theirs. In both cases the rule for a failure
-(verdict.py) is applied here. Leaves with srun's code.
+SIGTERM, which they take for a person's: srun's code is then not theirs. Or the rank that failed first was cut off from
+Slurm. In these cases the rule for a failure (verdict.py) is applied here. Leaves with srun's code.
 """
 
 from __future__ import annotations
@@ -30,11 +30,8 @@ def main(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> int:
     args = parser.parse_args(argv)
     job, restart = job_id(env), int(env.get("SLURM_RESTART_COUNT") or 0)
     here = [line for line in history.read(args.run) if (line.get("job"), line.get("restart")) == (job, restart)]
-    decided = any(
-        line["event"] == "failed"
-        or (line["event"] == "stop" and (line["verdict"] != verdict.PERSON or args.code == STOPPED))
-        for line in here
-    )
+    left = {verdict.UNASKED} | ({verdict.PERSON} if args.code != STOPPED else set())  # what is left to decide here
+    decided = any(line["event"] in ("stop", "failed") and line["verdict"] not in left for line in here)
     if args.code == 0 or decided or history.is_done(args.run):
         return args.code
     step = history.saved_step(args.run)
@@ -46,7 +43,7 @@ def main(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> int:
         0 if progress else history.fruitless_failures(args.run) + 1,
         restart,
         args.max_restarts,
-        lambda: verdict.job_facts(job).get("JobState", "unknown to Slurm"),
+        lambda: verdict.job_facts(job).get("JobState", verdict.UNKNOWN),
         # After the line below: once it is requeued this process is ended.
         lambda: verdict.REQUEUED,
     )

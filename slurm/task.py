@@ -165,7 +165,7 @@ class Task:
                 0 if progress else history.fruitless_failures(self.run) + 1,
                 self.restart,
                 self.max_restarts,
-                lambda: verdict.job_facts(self.job).get("JobState", "unknown to Slurm"),
+                lambda: verdict.job_facts(self.job).get("JobState", verdict.UNKNOWN),
                 self._requeue,
             )
         where = {"rank": self.rank, "host": self.host, "reason": reason}

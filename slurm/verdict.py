@@ -26,6 +26,8 @@ FINAL = {  # exit codes of pretrain.py after which the same command would fail a
 }
 FRUITLESS_LIMIT = 2  # failures in a row without a new checkpoint, after which the job is given up
 REQUEUED = "requeued"
+UNKNOWN = "unknown to Slurm"
+UNASKED = "Slurm cannot be asked from this node; the batch script decides"
 PERSON = "not requeued, it was a signal from a person; the same command resumes it"
 
 
@@ -65,7 +67,7 @@ def on_stop(
         restart: how often the job was restarted before this start.
         requeue: does it, and returns what came of it.
     """
-    state = facts.get("JobState", "unknown to Slurm")
+    state = facts.get("JobState", UNKNOWN)
     preempted = facts.get("PreemptTime", "None") != "None"
     if state == "COMPLETING" and int(facts.get("Restarts", 0)) > restart:
         return "Slurm requeues it by itself"
@@ -93,7 +95,7 @@ def on_failure(
         code: exit code of the training; negative: the signal that killed it.
         step: of the newest checkpoint, 0 without one.
         fruitless: starts in a row, this one included, that failed without a new checkpoint.
-        state: asks for the job's state.
+        state: asks for the job's state; UNKNOWN if there is no answer.
         requeue: as in `on_stop`.
     """
     if code in FINAL:
@@ -105,4 +107,6 @@ def on_failure(
     if restart >= max_restarts:
         return f"not requeued, it was restarted {restart} times; the same command resumes it"
     found = state()
+    if found == UNKNOWN:  # cut off from the cluster, as its failure may come from
+        return UNASKED
     return requeue() if found == "RUNNING" else f"not requeued, the job is {found}"
