@@ -42,7 +42,7 @@ def table(place: Path) -> str:
     for line in place.read_text(encoding="utf-8").splitlines():
         figures = json.loads(line)
         rows.setdefault(figures.pop("row"), []).append(figures)
-    lines = ["| fault | n | s to the checkpoint | s to training again | steps repeated |", "|---|---|---|---|---|"]
+    lines = ["| fault | n | s to checkpoint or end | s to training again | steps repeated |", "|---|---|---|---|---|"]
     for row, found in rows.items():
         cells = [spread([one[key] for one in found if key in one]) for key in ("save", "resume")]
         repeated = [int(one["repeated"]) for one in found if "repeated" in one]

@@ -41,7 +41,12 @@ def test_the_notice_of_a_time_limit_saves_and_requeues(cluster: Cluster, tmp_pat
     assert (stop["signal"], stop["verdict"]) == ("SIGUSR2", "requeued")
     assert starts(run)[1] == stop["step"] >= 15  # not a step is repeated
     again = events(run, "start")[1]["time"]
-    note_figures("notice (stand-in)", save=stop["time"] - asked, resume=again - stop["time"], repeated=0)
+    note_figures(
+        "notice (stand-in)",
+        save=stop["time"] - asked,
+        resume=again - stop["time"],
+        repeated=stop["step"] - starts(run)[1],
+    )
 
 
 def test_a_real_time_limit_is_outlived(cluster: Cluster, tmp_path: Path) -> None:
@@ -69,7 +74,12 @@ def test_a_preempted_job_comes_back(make_cluster: Callable[..., Cluster], tmp_pa
     assert stop["signal"] == ("SIGUSR2" if kind == "user signal" else "SIGTERM")
     assert starts(run)[1] == stop["step"] >= 15
     again = events(run, "start")[1]["time"]
-    note_figures(f"preemption, {kind}", save=stop["time"] - asked, resume=again - stop["time"], repeated=0)
+    note_figures(
+        f"preemption, {kind}",
+        save=stop["time"] - asked,
+        resume=again - stop["time"],
+        repeated=stop["step"] - starts(run)[1],
+    )
 
 
 def test_twenty_cancelled_jobs_stay_cancelled(make_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
@@ -167,7 +177,7 @@ def test_a_rank_that_dies_after_progress_is_requeued(cluster: Cluster, tmp_path:
     assert starts(run)[0] == 0
     assert 20 <= starts(run)[1] < 40  # rank 0, which waits for nobody here, may save once more when it is ended
     again = events(run, "start")[1]["time"]
-    note_figures("rank dies (stand-in)", resume=again - failed["time"], repeated=5)
+    note_figures("rank dies (stand-in)", resume=again - failed["time"])
 
 
 def test_a_run_that_dies_at_the_same_step_again_and_again_is_given_up(cluster: Cluster, tmp_path: Path) -> None:
