@@ -78,15 +78,17 @@ def check(argv: list[str]) -> int:
     from parallel import World
     from training import command, run_folder
 
-    for number, (name, *flags) in enumerate([argv[1:]] if argv[1:] else json.load(sys.stdin)):
+    built = []  # most members of a sweep share their networks, and a large one takes seconds
+    for name, *flags in [argv[1:]] if argv[1:] else json.load(sys.stdin):
         asked = command.read(recipes.load(name), flags, name, recipes.summary(name))
         recipe, place = asked.recipe, asked.place
         world = World(0, int(argv[0]), torch.device("cpu" if place.device == "cpu" else "cuda"))
         images, epoch_steps = open_images(recipe, place, world)
         run_folder.find_run(place.out, name, asked.described)
-        if number == 0:  # the members of a sweep share their networks
+        if asked.described["objective"] not in built:
             with torch.device("meta"):
                 recipe.objective()
+            built.append(asked.described["objective"])
         print(f"{place.out}: {len(images)} images, {recipe.epochs * epoch_steps} steps of {recipe.batch_size} rows")
     return 0
 

@@ -26,7 +26,7 @@ def main(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> int:
     parser = argparse.ArgumentParser(prog="slurm/after.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="the run folder")
     parser.add_argument("--code", type=int, required=True, help="exit code of srun")
-    parser.add_argument("--max-restarts", type=int, default=1000, help="of one job")
+    parser.add_argument("--max-restarts", type=int, default=verdict.MAX_RESTARTS, help="of one job")
     args = parser.parse_args(argv)
     job, restart = job_id(env), int(env.get("SLURM_RESTART_COUNT") or 0)
     here = [line for line in history.read(args.run) if (line.get("job"), line.get("restart")) == (job, restart)]

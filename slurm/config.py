@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .verdict import LEAD_S, MAX_RESTARTS
+
 USER_FILE = Path("~/.config/ssl-pretraining/slurm.toml")
 
 
@@ -54,8 +56,8 @@ class Request:
         None, "Apptainer image that the training runs in, with its python3; what watches over it stays outside"
     )
     python: str | None = _flag(None, "Python of the ranks; default: the one that submits")
-    lead: int = _flag(120, "seconds before the time limit at which the run is told; keep --timeout-min below it")
-    max_restarts: int = _flag(1000, "starts after which the job is not requeued any more")
+    lead: int = _flag(LEAD_S, "seconds before the time limit at which the run is told; keep --timeout-min below it")
+    max_restarts: int = _flag(MAX_RESTARTS, "starts after which the job is not requeued any more")
     parallel: int = _flag(0, "members of a sweep that run at once (0: all)")
 
     @property

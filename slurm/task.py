@@ -56,9 +56,9 @@ class Task:
         run: Path,
         command: Sequence[str],
         env: Mapping[str, str],
-        lead: float = 120.0,
-        exit_limit: float = 60.0,
-        max_restarts: int = 1000,
+        lead: float,
+        exit_limit: float,
+        max_restarts: int,
     ) -> None:
         self.run, self.command = run, list(command)
         self.lead, self.exit_limit, self.max_restarts = lead, exit_limit, max_restarts
@@ -273,9 +273,9 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="slurm/task.py", description="one rank of a job", allow_abbrev=False)
     parser.add_argument("--run", type=Path, required=True, help="the run folder")
-    parser.add_argument("--lead", type=float, default=120.0, help="seconds from the notice to the time limit")
+    parser.add_argument("--lead", type=float, default=verdict.LEAD_S, help="seconds from the notice to the time limit")
     parser.add_argument("--exit-limit", type=float, default=60.0, help="seconds in which a finished run must leave")
-    parser.add_argument("--max-restarts", type=int, default=1000, help="of one job")
+    parser.add_argument("--max-restarts", type=int, default=verdict.MAX_RESTARTS, help="of one job")
     parser.add_argument("command", nargs="+", help="after --: the training")
     args = parser.parse_args(argv)
     return Task(args.run, args.command, os.environ, args.lead, args.exit_limit, args.max_restarts).main()

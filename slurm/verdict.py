@@ -24,6 +24,8 @@ FINAL = {  # exit codes of pretrain.py after which the same command would fail a
     70: "the loss is not finite",
     74: "no checkpoint could be written",
 }
+LEAD_S = 120  # from the notice of a time limit to the limit; pretrain.sbatch says the same to Slurm
+MAX_RESTARTS = 1000  # of one job
 FRUITLESS_LIMIT = 2  # failures in a row without a new checkpoint, after which the job is given up
 REQUEUED = "requeued"
 UNKNOWN = "unknown to Slurm"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -76,3 +77,19 @@ def test_of_many_commands_each_is_checked(check: Callable, tmp_path: Path) -> No
     code, _, told = check("2", stdin=json.dumps(commands))
     assert code == 2
     assert "seed -1 should not be negative" in told
+
+
+def test_each_network_of_a_sweep_is_built(check: Callable, tmp_path: Path) -> None:
+    (tmp_path / "data" / "train" / "cat").mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (40, 40)).save(tmp_path / "data" / "train" / "cat" / f"{number}.png")
+    flags = ["--data", str(tmp_path / "data"), "--batch-size", "4"]
+    commands = [
+        ["barlow_twins_rn50", "--out", str(tmp_path / name), *flags, "--backbone", name]
+        for name in ("resnet18", "resnet18d", "resnet1")
+    ]
+    code, said, told = check("1", stdin=json.dumps(commands))
+    assert code == 2
+    assert len(said.splitlines()) == 2
+    assert "resnet1'" in told
+    assert "did you mean resnet1" in told

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import QUIET, STEPS, TINY, events, finish, losses, run, start, wait_for_step
+from training import checkpoint
 
 # Float64, since training amplifies float32's rounding some thousand times in ten steps.
 FLAGS = [*TINY, *QUIET, "--workers", "0", "--precision", "fp64"]
@@ -51,3 +52,15 @@ def test_a_run_can_be_resumed_on_another_number_of_ranks(
     assert re.search(rf"resumed at step {stopped}\b", text), text
     assert f"{after} x cpu" in text
     assert losses(out) == pytest.approx(alone, rel=1e-9)
+
+
+def test_ranks_end_together_when_the_loss_is_not_finite(tmp_path: Path) -> None:
+    """No rank is left waiting for one that has ended, and what was saved is finite."""
+    out = tmp_path / "out"
+    code, text = run(out, *TINY, *QUIET, "--workers", "0", "--lr", "1e30", ranks=2)
+    assert code != 0
+    assert text.count("exitcode  : 70") == 2, text  # torchrun's account of both
+    (stop,) = events(out, "stop")
+    assert stop["code"] == 70
+    for path in (out / "checkpoints").glob("*.pt"):
+        assert checkpoint.all_finite(checkpoint.load(path)) is None
