@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from augmentations import View, normalize, render, sample_random
-from objectives import Batch
+from objectives import Batch, Text
 from parallel import World
 
+from .captions import Tokenizer, draw_caption, encode
 from .images import BadImage
 from .order import batch_samples
-from .sets import ImageSet
+from .sets import Captioned, ImageSet
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Loaded:
     batch: Batch
     replaced: list[str] = field(default_factory=list)  # images that could not be read, one message each
     error: str | None = None  # the first unreadable image, where none may be replaced
+    captions: list[str] = field(default_factory=list)  # as drawn, where there is a tokenizer
 
 
 class StepBatches(Dataset[Loaded]):
@@ -37,6 +39,7 @@ class StepBatches(Dataset[Loaded]):
         views: the distribution of each of the V views.
         batch_size: rows of the global batch.
         skip_bad_images: replace an unreadable image by the next readable one of the set, instead of reporting an error.
+        tokenizer: makes tokens of one caption of each image, drawn by the sample's own seed; None: images only.
     """
 
     def __init__(
@@ -48,10 +51,12 @@ class StepBatches(Dataset[Loaded]):
         rank: int,
         world: int,
         skip_bad_images: bool,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self.images, self.views, self.seed = images, views, seed
         self.batch_size, self.rank, self.world = batch_size, rank, world
         self.skip_bad_images = skip_bad_images
+        self.tokenizer = tokenizer
 
     def __getitem__(self, index: int) -> Loaded:
         step = index
@@ -82,7 +87,12 @@ class StepBatches(Dataset[Loaded]):
                 drawn = view.draw(sample_random(self.seed, epoch, int(used[row]), number), image.height, image.width)
                 pixels[number][row] = render(image, drawn)
         labels = torch.from_numpy(self.images.labels[used])
-        return Loaded(Batch(pixels, torch.from_numpy(used), labels), replaced, error)
+        captions, text = [], None
+        if self.tokenizer:
+            assert isinstance(self.images, Captioned)
+            captions = [draw_caption(self.images, self.seed, epoch, int(sample)) for sample in used]
+            text = encode(self.tokenizer, captions)
+        return Loaded(Batch(pixels, torch.from_numpy(used), labels, text), replaced, error, captions)
 
 
 def load(
@@ -120,7 +130,9 @@ def to_device(batch: Batch, views: tuple[View, ...], device: torch.device, chann
         return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
     views_on_device = tuple(place(pixels, view) for pixels, view in zip(batch.views, views, strict=True))
-    return Batch(views_on_device, batch.index.to(device, non_blocking=True), batch.label.to(device, non_blocking=True))
+    index, label = (rows.to(device, non_blocking=True) for rows in (batch.index, batch.label))
+    text = batch.text and Text(*(rows.to(device, non_blocking=True) for rows in batch.text))
+    return Batch(views_on_device, index, label, text)
 
 
 def steps_per_epoch(images: ImageSet, batch_size: int, world: World) -> int:
@@ -142,12 +154,16 @@ def open_images(recipe: Any, place: Any, world: World) -> tuple[ImageSet, int]:
     """Returns (the training set, steps in an epoch) of a `training.recipe.Recipe` at a `training.command.Place`.
 
     Raises:
-        ValueError: images that are not there, a batch that does not divide over the ranks, or a precision that the
-            device does not have.
+        ValueError: images that are not there, a batch that does not divide over the ranks, a precision that the
+            device does not have, or captions that are wanted and missing.
     """
     if recipe.precision == "fp16" and world.device.type != "cuda":
         raise ValueError("precision fp16 needs a GPU: take --precision bf16 or fp32 on a CPU")
+    if recipe.tokenizer:
+        recipe.tokenizer.encode(["a caption"])  # a tokenizer that is not installed is better found now, too
     images = recipe.data.open(place.data, "train")
+    if recipe.tokenizer and not isinstance(images, Captioned):
+        raise ValueError(f"--data {place.data}: images without captions, which this recipe needs")
     if recipe.evaluate and place.evaluate:
         recipe.data.open(place.data, "test")  # a missing test split is better found now than after days
     return images, steps_per_epoch(images, recipe.batch_size, world)

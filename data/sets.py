@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -33,6 +33,15 @@ class ImageSet(Protocol):
 
     def name(self, index: int) -> str:
         """Returns what errors call the sample: its path."""
+        ...
+
+
+@runtime_checkable
+class Captioned(Protocol):
+    """Images with captions, by position: an `ImageSet` that also has these."""
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """Returns the image's captions, at least one."""
         ...
 
 

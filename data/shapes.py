@@ -52,6 +52,10 @@ class ShapesSet:
         """The picture, RGB, SIDE x SIDE."""
         return Image.fromarray(self.pixels[index])
 
+    def texts(self, index: int) -> tuple[str, ...]:
+        """The picture's one caption."""
+        return (self.captions[index],)
+
     def name(self, index: int) -> str:
         """What a message calls the picture, for example "shapes/train/000012 (red striped star)"."""
         scene = self.scenes[index]

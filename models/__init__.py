@@ -1,5 +1,10 @@
-"""Networks: timm backbones by name, the papers' projection heads. A leaf: imports torch and timm only."""
+"""Networks: timm backbones by name, text towers with their tokenizers, the papers' projection heads.
+
+A leaf: imports torch and timm only; open_clip where its tokenizer is asked for.
+"""
 
 from .backbone import Backbone, recompute_activations
 from .export import export_encoder
-from .heads import Mlp
+from .heads import Mlp, Projection
+from .text import TextTransformer
+from .tokenizers import Bpe, Bytes

@@ -1,4 +1,4 @@
-"""Projection heads: multi-layer perceptrons with the papers' exact bias and BatchNorm layout."""
+"""Projection heads: multi-layer perceptrons with the papers' exact bias and BatchNorm layout, and CLIP's one matrix."""
 
 from __future__ import annotations
 
@@ -59,3 +59,32 @@ class Mlp:
                 last.bias.requires_grad_(False)  # stays at its initial 0
             layers.append(last)
         return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One matrix into the space that two towers share, drawn with standard deviation in_features ** -0.5.
+
+    Args:
+        width: features of the embedding D.
+        bias: open_clip's attention pool (RN50) and SigLIP's text tower have one, its ViTs have none.
+
+    Raises:
+        ValueError: a width below 1.
+    Source: arXiv 2103.00020 figure 3; open_clip transformer.py at 3.3.0 (initialisation).
+    """
+
+    width: int
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"embedding width {self.width} should be a positive integer, such as 512")
+
+    def build(self, in_features: int) -> nn.Module:
+        """Returns the module, (n, in_features) -> (n, width)."""
+        layer = nn.Linear(in_features, self.width, bias=self.bias)
+        nn.init.normal_(layer.weight, std=in_features**-0.5)
+        if self.bias:
+            nn.init.zeros_(layer.bias)
+        return layer

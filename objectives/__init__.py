@@ -1,4 +1,4 @@
 """Objectives: networks plus a loss, with three verbs: embed, terms, after_step."""
 
-from .base import Batch, Objective, Step
+from .base import Batch, Objective, Step, Text
 from .joint import JointEmbedding

@@ -11,17 +11,30 @@ from torch import Tensor, nn
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 
 
+class Text(NamedTuple):
+    """The caption drawn for each row of a batch.
+
+    tokens: (n, L) int64, as the recipe's tokenizer gives them.
+    group: (n,) int64, equal for equal rows of tokens and for them only: equal captions are positives of each other.
+    """
+
+    tokens: Tensor
+    group: Tensor
+
+
 class Batch(NamedTuple):
     """This rank's rows of one global batch.
 
     views: V tensors (n, 3, H, W): uint8 from the loader, float32 and normalised once on the device.
     index: (n,) the samples' positions in the training set.
     label: (n,) class numbers; objectives do not look at them.
+    text: the captions, where the recipe has a tokenizer.
     """
 
     views: tuple[Tensor, ...]
     index: Tensor
     label: Tensor
+    text: Text | None = None
 
 
 class Objective(nn.Module):
@@ -30,7 +43,10 @@ class Objective(nn.Module):
     encoder: nn.Module  # what pretraining is for: (n, 3, H, W) -> (n, width)
 
     def embed(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """Returns this rank's embeddings by name, each (n, D): networks only, no exchange between ranks."""
+        """Returns this rank's embeddings by name, each (n, D): networks only, no exchange between ranks.
+
+        What else the loss needs of a row, such as which captions are equal, may stand beside them as integers.
+        """
         raise NotImplementedError
 
     def terms(self, z: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
@@ -61,9 +77,14 @@ class Step(nn.Module):
             z = self.objective.embed(batch, progress)
         # Promoted before anything is gathered: sums over ranks in half precision would make the loss depend on their
         # number.
-        z = {name: value if value.dtype == torch.float64 else value.float() for name, value in z.items()}
+        z = {name: at_least_float32(value) for name, value in z.items()}
         terms = self.objective.terms(z, progress)
         return terms, {name: value.detach() for name, value in z.items()}
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """Returns half precision as float32; float64 and integers as they are."""
+    return value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:

@@ -42,6 +42,7 @@ class Recipe:
         seed: of weights, order and views.
         clip_grad: largest global norm of the gradient, or None.
         evaluate: probe the encoder when the run ends (for sets small enough that it takes a minute).
+        tokenizer: of the captions, the text tower's own; None: images only.
     """
 
     source: str
@@ -58,6 +59,7 @@ class Recipe:
     seed: int = 0
     clip_grad: float | None = None
     evaluate: bool = False
+    tokenizer: Any = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs"):
