@@ -63,7 +63,7 @@ class Pairing:
         bare = (torch.bincount(owner, minlength=num_images) == 0).nonzero().flatten()
         if len(bare):
             raise ValueError(
-                f"{len(bare)} of {num_images} images have no caption (the first: {int(bare[0])}): nothing is right for them"
+                f"{len(bare)} of {num_images} images have no caption (the first is {int(bare[0])}): give each one"
             )
         return cls(owner, group, num_images)
 

@@ -139,7 +139,7 @@ def test_a_rank_that_everything_reaches_is_left_out():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"owner": torch.tensor([0, 0, 1, 1, 1])}, r"1 of 3 images have no caption \(the first: 2\)"),
+        ({"owner": torch.tensor([0, 0, 1, 1, 1])}, r"1 of 3 images have no caption \(the first is 2\)"),
         ({"owner": torch.tensor([0, 0, 1, 2, 3])}, "caption 4 belongs to image 3: there are 3"),
         ({"owner": torch.tensor([0, 1, 2])}, r"owner \(3,\)"),
         ({"groups": ["a", "b"]}, r"groups \(2,\)"),
