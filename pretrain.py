@@ -28,6 +28,7 @@ import json
 import multiprocessing
 import signal
 import time
+from typing import Any
 
 import recipes
 
@@ -75,20 +76,23 @@ def check(argv: list[str]) -> int:
     import torch
 
     from data.loader import open_images
+    from objectives.backward import batch_norm_rows
     from parallel import World
     from training import command, run_folder
 
-    built = []  # most members of a sweep share their networks, and a large one takes seconds
+    built: list[tuple[Any, Any]] = []  # most members of a sweep share their networks, and a large one takes seconds
     for name, *flags in [argv[1:]] if argv[1:] else json.load(sys.stdin):
         asked = command.read(recipes.load(name), flags, name, recipes.summary(name))
         recipe, place = asked.recipe, asked.place
         world = World(0, int(argv[0]), torch.device("cpu" if place.device == "cpu" else "cuda"))
         images, epoch_steps = open_images(recipe, place, world)
-        run_folder.find_run(place.out, name, asked.described)
-        if asked.described["objective"] not in built:
+        networks = asked.described["objective"]
+        if networks not in [described for described, _ in built]:
             with torch.device("meta"):
-                recipe.objective()
-            built.append(asked.described["objective"])
+                built.append((networks, recipe.objective()))
+        objective = next(objective for described, objective in built if described == networks)
+        command.note_chunks(asked, batch_norm_rows(objective, recipe.batch_size, place.chunks))
+        run_folder.find_run(place.out, name, asked.described)
         print(f"{place.out}: {len(images)} images, {recipe.epochs * epoch_steps} steps of {recipe.batch_size} rows")
     return 0
 
@@ -121,6 +125,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     from evaluation.at_end import finish
     from models import recompute_activations
     from objectives import Step
+    from objectives.backward import Chunks, WholeBatch, batch_norm_rows
     from parallel import start_world, synchronise_batch_norm
     from training import checkpoint, command, run_folder
     from training.optimizers import describe_groups
@@ -139,17 +144,23 @@ def pretrain(name: str, argv: list[str]) -> int:
     # 2. Networks and optimiser. Weights are drawn on the CPU from the seed: the same on every machine and rank.
     torch.manual_seed(recipe.seed)
     objective = recipe.objective()
+    norm_rows = batch_norm_rows(objective, recipe.batch_size, place.chunks)
+    command.note_chunks(asked, norm_rows)
     synchronise_batch_norm(objective, device)
     objective.to(device, torch.float64 if recipe.precision == "fp64" else torch.float32)
     if place.channels_last:
         objective.to(memory_format=torch.channels_last)
-    if place.recompute:
-        recompute_activations(objective.encoder)
-    if place.compile:
-        objective.encoder.compile()
+    for trunk in objective.trunks():
+        if place.recompute:
+            recompute_activations(trunk)
+        if place.compile:
+            trunk.compile()
     optimizer = recipe.optimizer.build(objective)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-    forward = world.data_parallel(Step(objective, recipe.precision))
+    if place.chunks > 1:
+        forward_backward: Any = Chunks(objective, recipe.precision, place.chunks)
+    else:
+        forward_backward = WholeBatch(world.data_parallel(Step(objective, recipe.precision)))
 
     # 3. The run folder, and where the run stands. One rank looks, all of them hear.
     def claim() -> str | None:
@@ -184,7 +195,14 @@ def pretrain(name: str, argv: list[str]) -> int:
 
     # 4. The input path, and the record of the run, which rank 0 writes.
     batches = StepBatches(
-        images, recipe.views, recipe.seed, recipe.batch_size, world.rank, world.size, place.skip_bad_images
+        images,
+        recipe.views,
+        recipe.seed,
+        recipe.batch_size,
+        world.rank,
+        world.size,
+        place.skip_bad_images,
+        recipe.tokenizer,
     )
     loader = load(batches, step, total_steps, place.workers, device.type == "cuda", stop.in_worker)
     queue = iter(loader)  # workers start here, before other threads do
@@ -200,10 +218,19 @@ def pretrain(name: str, argv: list[str]) -> int:
         print(f"{name}: {len(images)} images, {recipe.epochs} epochs, {total_steps} steps of {recipe.batch_size} rows")
         print(f"{world.size} x {device}, {recipe.precision}, run folder {place.out}")
         print(describe_groups(optimizer), flush=True)
+        if norm_rows:
+            complain(
+                f"--chunks {place.chunks}: BatchNorm's statistics are of {norm_rows} rows, not of the batch's "
+                f"{recipe.batch_size}: another run than without it. --recompute saves memory and is exact"
+            )
         record = Record(place.out, place.wandb, asked.described, place.out.name, place.wandb_project, step)
         for file, fault in damaged.items():
             complain(f"skipped a damaged checkpoint: {file}: {fault}")
             record.event("damaged_checkpoint", path=str(file), fault=fault)
+        for reason, count in getattr(images, "skipped", {}).items():
+            examples = images.examples[reason]
+            complain(f"--data {place.data}: {count} left out: {reason}, such as {examples[0]}")
+            record.event("skipped_pairs", reason=reason, count=count, examples=examples)
         if step:
             print(f"resumed at step {step} from {newest}", flush=True)
         progress = Progress(total_steps, step, recipe.batch_size, epoch_steps)
@@ -302,10 +329,9 @@ def pretrain(name: str, argv: list[str]) -> int:
             torch.manual_seed(mix(recipe.seed, step, world.rank))  # dropout and drop-path: a function of the step, too
             set_learning_rate(optimizer, learning_rate(step, total_steps, warmup_steps, recipe.final_lr))
             batch = to_device(loaded.batch, recipe.views, device, place.channels_last)
-            terms, z = forward(batch, step / total_steps)
+            terms, z = forward_backward(batch, step / total_steps, scaler)
             loss = torch.stack(list(terms.values())).sum()
-            first_bad = torch.where((first_bad < 0) & ~loss.detach().isfinite(), step, first_bad)
-            scaler.scale(loss).backward()
+            first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), step, first_bad)
             if recipe.clip_grad is not None:
                 scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(objective.parameters(), recipe.clip_grad)
@@ -322,7 +348,8 @@ def pretrain(name: str, argv: list[str]) -> int:
             logged = step % place.log_every == 0 or step == total_steps
             if logged:
                 # the one wait for the device: everything is read in one copy
-                *values, bad = torch.stack([loss, *terms.values(), first_bad]).detach().double().tolist()
+                watched = objective.watched()
+                *values, bad = torch.stack([loss, *terms.values(), *watched.values(), first_bad]).double().tolist()
                 if bad >= 0:
                     raise Leave(stop.NON_FINITE_EXIT, f"the loss of step {int(bad)} is not finite")
                 if record and progress:
@@ -331,7 +358,7 @@ def pretrain(name: str, argv: list[str]) -> int:
                     timed = (step, now)
                     lr = optimizer.param_groups[0]["lr"]
                     progress.update(step, values[0], lr, waited)
-                    names = ["loss", *(f"loss/{term}" for term in terms)]
+                    names = ["loss", *(f"loss/{term}" for term in terms), *watched]
                     numbers = {"lr": lr, "epoch": step / epoch_steps, "images_per_second": speed}
                     record.metrics(step, dict(zip(names, values, strict=True)) | numbers)
             elif progress:

@@ -166,4 +166,8 @@ def open_images(recipe: Any, place: Any, world: World) -> tuple[ImageSet, int]:
         raise ValueError(f"--data {place.data}: images without captions, which this recipe needs")
     if recipe.evaluate and place.evaluate:
         recipe.data.open(place.data, "test")  # a missing test split is better found now than after days
-    return images, steps_per_epoch(images, recipe.batch_size, world)
+    steps = steps_per_epoch(images, recipe.batch_size, world)
+    rows = recipe.batch_size // world.size
+    if rows % place.chunks:
+        raise ValueError(f"--chunks {place.chunks} does not divide the {rows} rows of a rank")
+    return images, steps

@@ -3,7 +3,7 @@
 A leaf: imports torch and timm only; open_clip where its tokenizer is asked for.
 """
 
-from .backbone import Backbone, recompute_activations
+from .backbone import Backbone, recompute_activations, uncounted
 from .export import export_encoder
 from .heads import Mlp, Projection
 from .text import TextTransformer

@@ -100,11 +100,12 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _uncounted(norms)
+    return nullcontext(), uncounted(norms)
 
 
 @contextmanager
-def _uncounted(norms: list[_BatchNorm]) -> Generator[None]:
+def uncounted(norms: list[_BatchNorm]) -> Generator[None]:
+    """Within: the layers use the batch's statistics as before, but leave the running ones as they are."""
     # Momentum 0 leaves the running statistics as they are. Without them (track_running_stats=False) BatchNorm would
     # save fewer tensors than the first time, which torch's checkpoint refuses.
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]

@@ -53,6 +53,14 @@ class Objective(nn.Module):
         """Returns named terms whose sum is the loss of the *whole* batch; gathers if it compares samples."""
         raise NotImplementedError
 
+    def trunks(self) -> list[nn.Module]:
+        """Returns the networks that are compiled and recomputed where the command line asks for it."""
+        return [self.encoder]
+
+    def watched(self) -> dict[str, Tensor]:
+        """Returns scalars worth a curve besides the loss, such as a learned temperature. Default: none."""
+        return {}
+
     def after_step(self, z: dict[str, Tensor], progress: float) -> None:
         """Called after the optimiser: a teacher, queue or centre moves here. Default: nothing."""
 
@@ -67,19 +75,26 @@ class Step(nn.Module):
     def __init__(self, objective: Objective, precision: Precision = "fp32") -> None:
         super().__init__()
         self.objective = objective
-        self.precision = precision
+        self.precision: Precision = precision
 
     def forward(self, batch: Batch, progress: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns (terms, detached embeddings) at `progress` in [0, 1) of the run."""
-        if self.precision == "fp64":  # for checks of exactness: the networks are in float64 already
-            batch = batch._replace(views=tuple(view.double() for view in batch.views))
-        with autocast(batch.views[0].device, self.precision):
-            z = self.objective.embed(batch, progress)
-        # Promoted before anything is gathered: sums over ranks in half precision would make the loss depend on their
-        # number.
-        z = {name: at_least_float32(value) for name, value in z.items()}
+        z = embed(self.objective, batch, progress, self.precision)
         terms = self.objective.terms(z, progress)
         return terms, {name: value.detach() for name, value in z.items()}
+
+
+def embed(objective: Objective, batch: Batch, progress: float, precision: Precision) -> dict[str, Tensor]:
+    """Returns the embeddings of a batch, networks run at `precision`, at least float32.
+
+    They are promoted before anything is gathered: sums over ranks in half precision would make the loss depend on
+    their number.
+    """
+    if precision == "fp64":  # for checks of exactness: the networks are in float64 already
+        batch = batch._replace(views=tuple(view.double() for view in batch.views))
+    with autocast(batch.views[0].device, precision):
+        z = objective.embed(batch, progress)
+    return {name: at_least_float32(value) for name, value in z.items()}
 
 
 def at_least_float32(value: Tensor) -> Tensor:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+
+BUCKET = 2**23  # values in one exchange of gradients
 
 
 def world_size() -> int:
@@ -32,6 +34,28 @@ def gather(x: Tensor) -> Tensor:
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Returns the sum of `x` over ranks, on every rank; gradients are summed too. Identity on one process."""
     return x if world_size() == 1 else _AllReduceSum.apply(x)
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Replaces each parameter's gradient by its mean over ranks, as DistributedDataParallel does.
+
+    In buckets of some 32 MB: one exchange for many small tensors, and no second copy of them all. Nothing on one
+    process.
+    """
+    if world_size() == 1:
+        return
+    buckets: list[list[Tensor]] = [[]]
+    for grad in (p.grad for p in module.parameters() if p.grad is not None):
+        last = buckets[-1]
+        if last and (last[0].dtype != grad.dtype or sum(g.numel() for g in last) >= BUCKET):
+            buckets.append([])
+        buckets[-1].append(grad)
+    for bucket in buckets:
+        flat = torch.cat([grad.reshape(-1) for grad in bucket])
+        dist.all_reduce(flat)
+        means = (flat / world_size()).split([grad.numel() for grad in bucket])
+        for grad, mean in zip(bucket, means, strict=True):
+            grad.copy_(mean.view_as(grad))
 
 
 class _Gather(torch.autograd.Function):

@@ -18,7 +18,8 @@ from .recipe import Recipe, describe
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how to run. Nothing here changes what is learned, but for --precision, which the record keeps."""
+    """Where and how to run. Nothing here changes what is learned, but for --precision, and --chunks of a network with
+    BatchNorm; the record keeps both."""
 
     out: Path
     """run folder: made if it is not there, resumed if it holds this run"""
@@ -52,13 +53,15 @@ class Place:
     """torch.compile the encoder"""
     recompute: bool = False
     """activation checkpointing: recompute each block in backward; exact, less memory, about a third more time"""
+    chunks: int = 1
+    """parts of a rank's rows, each forwarded twice: the memory of one part; exact, but BatchNorm sees one part only"""
     timeout_min: float = 1.5
     """minutes after which ranks stop waiting for a silent one, once all have made a step; keep it below the lead of the
     scheduler's signal, which slurm/ sets to two minutes"""
 
     def check(self) -> None:
         """Refuses values that cannot be; after parsing, since tyro would make a box of what is one line."""
-        for name in ("save_every", "keep", "log_every"):
+        for name in ("save_every", "keep", "log_every", "chunks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} should be at least 1")
         if self.workers < 0 or (self.heatmap_every or 0) < 0 or self.timeout_min <= 0:
@@ -85,6 +88,12 @@ def read(function: Callable[..., Recipe], argv: Sequence[str], name: str, summar
     if place.precision != "recipe":
         recipe = dataclasses.replace(recipe, precision=place.precision)
     return Command(knobs, place, recipe, describe(recipe))
+
+
+def note_chunks(asked: Command, batch_norm_rows: int | None) -> None:
+    """Writes into the description how many rows BatchNorm sees, where --chunks makes them fewer: another run."""
+    if batch_norm_rows is not None:
+        asked.described["batch_norm_rows"] = batch_norm_rows
 
 
 def parse(recipe: Callable, argv: Sequence[str], prog: str, description: str) -> tuple[dict[str, Any], Place]:

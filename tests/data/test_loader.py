@@ -11,6 +11,7 @@ from augmentations import View, normalize, render, sample_random
 from data import BadImage
 from data.loader import Loaded, StepBatches, load, steps_per_epoch, to_device
 from data.order import batch_samples
+from objectives import Batch
 from parallel import World
 
 VIEWS = (View(size=16, blur=1.0), View(size=16, blur=0.1, solarize=0.2))
@@ -43,8 +44,10 @@ def batches(rank: int = 0, world: int = 1, bad: tuple[int, ...] = (), skip: bool
 
 
 def same(one: Loaded, other: Loaded) -> bool:
-    pairs = zip([*one.batch.views, *one.batch[1:]], [*other.batch.views, *other.batch[1:]], strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
+    def tensors(batch: Batch) -> list[torch.Tensor]:
+        return [*batch.views, batch.index, batch.label, *(batch.text or ())]
+
+    return all(torch.equal(a, b) for a, b in zip(tensors(one.batch), tensors(other.batch), strict=True))
 
 
 def test_each_row_is_the_view_that_its_seed_draws() -> None:
