@@ -1,0 +1,152 @@
+"""Image-text pairs as a set: tar shards, folders and tables, by position. See docs/image-text-data.md."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from . import pair_cache
+from .images import read_image
+from .pair_part import Part
+from .pair_shards import Shards
+from .pair_sources import Reading, find_parts
+from .sets import Split
+
+FEW = 10  # so many may be left out of any set
+EXAMPLES = 3  # of what was left out, a reason
+
+
+class PairSet:
+    """Images with captions, by position: sources in the order they were named, within each the order of its images.
+
+    Attributes:
+        skipped: how many files or rows were left out, by reason.
+        examples: the first few of them, by reason.
+    """
+
+    classes: tuple[str, ...] = ("pairs",)
+
+    def __init__(self, parts: list[Part]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._starts = list(itertools.accumulate((len(part) for part in self._parts), initial=0))
+        self._shards = Shards()
+        self.labels = np.zeros(len(self), dtype=np.int64)
+        self.skipped: dict[str, int] = dict(Counter(s.reason for part in parts for s in part.skipped).most_common())
+        self.examples: dict[str, list[str]] = {reason: [] for reason in self.skipped}
+        for part in parts:
+            for reason, path, detail in part.skipped:
+                if len(self.examples[reason]) < EXAMPLES:
+                    self.examples[reason].append(part.where(path) + (f" ({detail})" if detail else ""))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @property
+    def num_texts(self) -> int:
+        """Returns the captions of all images."""
+        return sum(len(part.captions) for part in self._parts)
+
+    def image(self, index: int) -> Image.Image:
+        """Returns the image as 8-bit RGB. Raises BadImage."""
+        part, row = self._find(index)
+        name = part.where(part.names[row])
+        if part.stamp is None:
+            return read_image(Path(name), name)
+        data = self._shards.read(part.path, part.stamp, int(part.offsets[row]), int(part.sizes[row]))
+        return read_image(data, name)
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """Returns the captions of the image, at least one."""
+        part, row = self._find(index)
+        return tuple(text.decode() for text in part.texts(row))
+
+    def name(self, index: int) -> str:
+        """Returns what errors call the sample: its path, in a shard `SHARD.tar:PATH`."""
+        part, row = self._find(index)
+        return part.where(part.names[row])
+
+    def _find(self, index: int) -> tuple[Part, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        number = bisect.bisect_right(self._starts, index) - 1
+        return self._parts[number], index - self._starts[number]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images with captions: tar shards in webdataset's naming, a folder of the same files, or a table.
+
+    Args:
+        train: folder of the training split, in the tree or in the shards; None takes everything.
+        test: folder of the test split.
+        caption: field of .json captions, or column of a table; None: .txt, else `caption`, `text` or `title`.
+        max_skipped: share of the pairs that may be unusable before the set is refused.
+    """
+
+    train: str | None = "train"
+    test: str | None = "test"
+    caption: str | None = None
+    max_skipped: float = 0.1
+
+    def open(self, root: Path | None, split: Split, cache: Path | None = None) -> PairSet:
+        """Returns the set.
+
+        Args:
+            root: a .tar, a table or a folder; several with `::` between, a range of shards as `{0000..0331}`.
+            cache: where the indexes of shards are kept; by default `pair_cache.cache_folder()`.
+
+        Raises:
+            ValueError: nothing there, no pairs, a split that is not there, a damaged tar, too much left out.
+        """
+        if root is None:
+            raise ValueError("--data is missing: name the .tar shards, the folder or the table of image-text pairs")
+        return open_pairs(
+            root,
+            self.train if split == "train" else self.test,
+            caption=self.caption,
+            max_skipped=self.max_skipped,
+            cache=cache,
+        )
+
+
+def open_pairs(
+    where: Path,
+    split: str | None = None,
+    *,
+    caption: str | None = None,
+    max_skipped: float = Pairs.max_skipped,
+    cache: Path | None = None,
+    flag: str = "--data",
+) -> PairSet:
+    """Returns the pairs of one split, or of all, at a path; arguments as for `Pairs`.
+
+    Args:
+        flag: what errors call the path.
+
+    Raises:
+        ValueError: as `Pairs.open`.
+    """
+    try:
+        pairs = PairSet(find_parts(where, split, Reading(caption, cache or pair_cache.cache_folder())))
+        _check(pairs, where, caption, max_skipped)
+    except ValueError as error:
+        raise ValueError(f"{flag} {error}") from None
+    return pairs
+
+
+def _check(pairs: PairSet, where: Path, caption: str | None, max_skipped: float) -> None:
+    total = sum(pairs.skipped.values())
+    reasons = "; ".join(f"{count} {reason}: {pairs.examples[reason][0]}" for reason, count in pairs.skipped.items())
+    if not len(pairs):
+        field = f" (caption={caption!r} reads .json and tables only: leave it out for .txt)" if caption else ""
+        raise ValueError(f"{where}: no image-text pair{field}: {reasons or 'no image'}")
+    if total > FEW and total > max_skipped * (total + len(pairs)):
+        raise ValueError(
+            f"{where}: {total} left out beside {len(pairs)} pairs, more than max_skipped = {max_skipped:.0%}: {reasons}"
+        )
