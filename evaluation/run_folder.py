@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from augmentations import Center
-from data import Cifar10, ImageFolder, Shapes
-from models import Backbone
+from data import Cifar10, ImageFolder, Pairs, Shapes
+from models import Backbone, Bpe, Bytes, Projection, TextTransformer
+from training import checkpoint
 
-DataSpec = ImageFolder | Cifar10 | Shapes
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (Backbone, Center, ImageFolder, Cifar10, Shapes)}
+DataSpec = ImageFolder | Cifar10 | Shapes | Pairs
+_PARTS = (Backbone, Center, ImageFolder, Cifar10, Shapes, Pairs, TextTransformer, Bytes, Bpe, Projection)
+KINDS: dict[str, type] = {kind.__name__: kind for kind in _PARTS}
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Run:
     view: Center
     data: DataSpec
     data_root: Path | None  # where its latest attempt read the images
+    objective: Mapping[str, Any]  # its description: networks and loss
 
 
 def read_run(folder: Path) -> Run:
@@ -43,24 +46,54 @@ def read_run(folder: Path) -> Run:
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
         described = content["described"]
-        parts = [described["objective"]["encoder"], described["eval_view"], described["data"]]
+        objective = described["objective"]
+        parts = [objective["encoder"], described["eval_view"], described["data"]]
         backbone, view, data = (rebuild(part) for part in parts)
+        if not isinstance(backbone, Backbone) or not isinstance(view, Center) or type(data) not in KINDS.values():
+            raise ValueError("objective.encoder, eval_view and data should be a Backbone, a Center and a data set")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{record} is no record that this version reads: {type(error).__name__}: {error}") from None
-    return Run(str(content.get("recipe", "?")), backbone, view, data, _data_root(folder))
+    return Run(str(content.get("recipe", "?")), backbone, view, data, _data_root(folder), objective)
 
 
-def rebuild(described: Mapping[str, Any]) -> Any:
-    """Returns the specification that `training.recipe.describe` described: {"kind": "Center", "size": 32, ...}.
+def rebuild(described: Any) -> Any:
+    """Returns what `training.recipe.describe` described: a specification of {"kind": "Center", "size": 32, ...}.
+
+    Specifications inside it are rebuilt, too, lists become tuples, and anything else is as it was.
 
     Raises:
         ValueError: a kind that no evaluation knows, or a value that its class refuses. TypeError: other fields.
     """
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
-    kind = fields.pop("kind")
+    if isinstance(described, list):
+        return tuple(rebuild(item) for item in described)
+    if not isinstance(described, Mapping) or "kind" not in described:
+        return described
+    kind = described["kind"]
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
-    return KINDS[kind](**fields)
+    return KINDS[kind](**{name: rebuild(value) for name, value in described.items() if name != "kind"})
+
+
+def weights_of(folder: Path, exported: str) -> tuple[Path, bool]:
+    """Returns (the file that holds a run's weights, whether it is a checkpoint).
+
+    It is the one written at the run's end, before that the newest whole checkpoint.
+
+    Args:
+        exported: the former's path in the run folder.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    if (folder / exported).is_file():
+        return folder / exported, False
+    try:
+        newest, _ = checkpoint.newest(folder / "checkpoints")
+    except checkpoint.CheckpointError as error:
+        raise ValueError(str(error)) from None
+    if newest is None:
+        raise ValueError(f"--run {folder} has neither {exported} nor a whole checkpoint yet")
+    return newest, True
 
 
 def _data_root(folder: Path) -> Path | None:

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from augmentations import Center
-from data import Cifar10, ImageFolder, Shapes
+from data import Cifar10, ImageFolder, Pairs, Shapes
 from evaluation.run_folder import image_folder, read_run, rebuild
-from models import Backbone
+from models import Backbone, Bpe, Bytes, Projection, TextTransformer
 from training.recipe import describe
 
 SPECS = [
@@ -15,6 +15,10 @@ SPECS = [
     ImageFolder(train="a", test="b"),
     Cifar10(),
     Shapes(num_train=7),
+    Pairs(test=None, caption="title"),
+    TextTransformer(Bytes(64, trim=False), width=8, layers=1, heads=2, causal=False, pool="last"),
+    TextTransformer(Bpe(), width=8, layers=1, heads=2),
+    Projection(8),
 ]
 
 
@@ -56,6 +60,7 @@ def test_the_images_of_the_last_attempt_are_found(tmp_path):
         ("{", "recipe.json is no record"),
         ("[]", "recipe.json is no record"),
         ('{"described": {}}', "objective"),
+        ('{"described": {"objective": {"encoder": {}}, "eval_view": {}, "data": {}}}', "should be a Backbone"),
         ('{"described": {"objective": {"encoder": {"kind": "Magic"}}, "eval_view": {}, "data": {}}}', "Magic"),
         ('{"described": {"objective": {"encoder": {"kind": "Backbone", "n": 1}}, "eval_view": {}, "data": {}}}', "'n'"),
     ],
