@@ -138,7 +138,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     device = world.device
     images, epoch_steps = open_images(recipe, place, world)
     total_steps = recipe.epochs * epoch_steps
-    warmup_steps = round(recipe.warmup_epochs * epoch_steps)
+    warmup_steps = round(recipe.warmup_epochs * epoch_steps) if recipe.warmup_steps is None else recipe.warmup_steps
     heatmap_every = max(1, total_steps // 20) if place.heatmap_every is None else place.heatmap_every
 
     # 2. Networks and optimiser. Weights are drawn on the CPU from the seed: the same on every machine and rank.
@@ -371,10 +371,9 @@ def pretrain(name: str, argv: list[str]) -> int:
         # 6. The encoder, and what it is worth.
         if record and heartbeat:
             heartbeat.beat(step, "evaluating")
-            probed = recipe.evaluate and place.evaluate
-            sets = [recipe.data.open(place.data, split) for split in ("train", "test")] if probed else None
+            evaluate = recipe.evaluate and place.evaluate
             try:
-                finish(objective.encoder, recipe, place.out, sets, device, place.workers)
+                finish(objective, recipe, place.out, place.data, evaluate, device, place.workers)
                 checkpoint.mark_done(place.out, step)
                 heartbeat.beat(step, "done")
             except (OSError, checkpoint.CheckpointError) as error:

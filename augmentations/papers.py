@@ -25,6 +25,17 @@ MOCO_V3_RN50 = (
 )
 MOCO_V3_VIT = (View(interpolation="bilinear", blur=1.0), View(interpolation="bilinear", blur=0.1, solarize=0.2))
 
+# CLIP, arXiv 2103.00020 section 2.4 (a random square crop is the only augmentation); the numbers of mlfoundations/
+# open_clip @89fb801, transform.py (image_transform, AugmentationCfg) and constants.py. SigLIP's models there have mean
+# and std 0.5 (timm's configuration of vit_base_patch16_siglip_224).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP = View(scale=(0.9, 1.0), flip=0.0, jitter=0.0, gray=0.0, mean=CLIP_MEAN, std=CLIP_STD)
+CLIP_EVAL = Center(resize=224, size=224, interpolation="bicubic", mean=CLIP_MEAN, std=CLIP_STD)
+HALF = (0.5, 0.5, 0.5)
+SIGLIP = View(scale=(0.9, 1.0), flip=0.0, jitter=0.0, gray=0.0, mean=HALF, std=HALF)
+SIGLIP_EVAL = Center(resize=224, size=224, interpolation="bicubic", mean=HALF, std=HALF)
+
 # CIFAR: vturrisi/solo-learn @9187ea3, scripts/pretrain/cifar/{barlow,simclr,vicreg}.yaml and augmentations/
 # {asymmetric,symmetric}.yaml; bicubic crop, flip last, mean and std from solo/data/pretrain_dataloader.py.
 # Its blur is Pillow's GaussianBlur, sigma 0.1 to 2.0, at 32 pixels as at 224.

@@ -170,4 +170,8 @@ def open_images(recipe: Any, place: Any, world: World) -> tuple[ImageSet, int]:
     rows = recipe.batch_size // world.size
     if rows % place.chunks:
         raise ValueError(f"--chunks {place.chunks} does not divide the {rows} rows of a rank")
+    if (recipe.warmup_steps or 0) > recipe.epochs * steps:
+        raise ValueError(
+            f"--warmup-steps {recipe.warmup_steps} is more than the run's {recipe.epochs * steps} steps: take a tenth"
+        )
     return images, steps

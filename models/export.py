@@ -1,4 +1,4 @@
-"""Pretrained encoders as a folder that timm loads: config.json and model.safetensors."""
+"""Weights out: pretrained encoders as a folder that timm loads, any module as one safetensors file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import timm.models
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from .backbone import Backbone
@@ -43,3 +44,18 @@ def export_encoder(module: nn.Module, spec: Backbone, folder: Path, preprocessin
     except SafetensorError as error:  # no OSError, though all it can be here is a disk that takes no more
         raise OSError(f"the encoder could not be written to {folder}: {error}") from error
     return folder / "model.safetensors"
+
+
+def export_weights(module: nn.Module, path: Path) -> Path:
+    """Writes all parameters and buffers of a module under their own names; returns the path.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, path)
+    except SafetensorError as error:
+        raise OSError(f"the weights could not be written to {path}: {error}") from error
+    return path

@@ -37,12 +37,14 @@ class Recipe:
         batch_size: rows of the global batch, over all ranks.
         epochs: passes over the training set.
         warmup_epochs: epochs of linear warm-up; a fraction is allowed.
+        warmup_steps: the same in steps, as CLIP's code counts; instead of `warmup_epochs`, which should then be 0.
         final_lr: learning rate at the end of the cosine, as a fraction of the peak.
         precision: of the networks; losses are at least float32.
         seed: of weights, order and views.
         clip_grad: largest global norm of the gradient, or None.
         evaluate: probe the encoder when the run ends (for sets small enough that it takes a minute).
         tokenizer: of the captions, the text tower's own; None: images only.
+        prompts: sentences with "{}" for a class name, for zero-shot classification at the end; none: retrieval only.
     """
 
     source: str
@@ -60,6 +62,8 @@ class Recipe:
     clip_grad: float | None = None
     evaluate: bool = False
     tokenizer: Any = None
+    warmup_steps: int | None = None
+    prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs"):
@@ -67,6 +71,8 @@ class Recipe:
                 raise ValueError(f"{name} {getattr(self, name)} should be at least 1")
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} should lie between 0 and the {self.epochs} epochs")
+        if self.warmup_steps is not None and (self.warmup_steps < 0 or self.warmup_epochs):
+            raise ValueError(f"warmup_steps {self.warmup_steps} should be at least 0, and warmup_epochs 0 beside it")
         if self.seed < 0:
             raise ValueError(f"seed {self.seed} should not be negative")
 
