@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from .prompts import PROMPT
 from .protocols import KNN_K, KNN_TEMPERATURE, PROTOCOLS
 
 if TYPE_CHECKING:  # these import torch and timm: --help does without
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # these import torch and timm: --help does without
 
     from .run_folder import DataSpec
 
+DEFAULT = next(iter(PROTOCOLS))
 _SEEDS = ", ".join(f"{protocol.id} {protocol.num_seeds}" for protocol in PROTOCOLS.values())
 
 
@@ -81,12 +83,13 @@ class Method:
     """How it is evaluated. The protocol's id and k-NN's k and T are part of every metric's name."""
 
     protocol: Annotated[
-        str,
-        tyro.conf.arg(
-            metavar="ID",
-            help="cached: heads on features computed once, for daily use; bt-100ep: the Barlow Twins paper's",
+        str | None,
+        _unset(
+            "ID",
+            f"{DEFAULT}: heads on features computed once, for daily use; bt-100ep: the Barlow Twins paper's; left out: "
+            f"{DEFAULT}, or with --zero-shot or --retrieval none",
         ),
-    ] = next(iter(PROTOCOLS))
+    ] = None
     epochs: Annotated[
         int | None, _unset("N", "of the probe; others than the protocol's make another protocol, such as bt-10ep")
     ] = None
@@ -100,12 +103,48 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Captions:
+    """What a run of images and captions is asked, instead of a probe unless --protocol is given, too."""
+
+    zero_shot: Annotated[
+        str | None,
+        _unset(
+            "CLASSNAMES",
+            "classify the images of the test split by their classes' names: imagenet, or a text file of a name a line "
+            "in the order of the class folders, or of <folder><tab><name>",
+        ),
+    ] = None
+    templates: Annotated[
+        Path | None,
+        _unset(
+            "FILE",
+            "with --zero-shot: a sentence a line, {} where the name goes; left out: CLIP's 80 for imagenet, else "
+            f"'{PROMPT}'",
+        ),
+    ] = None
+    retrieval: Annotated[
+        str | None,
+        _unset("PAIRS", "find captions by images and images by captions: a folder, table or shards of pairs"),
+    ] = None
+    split: Annotated[str | None, _unset("NAME", "with --retrieval: which split of PAIRS; left out: all of it")] = None
+
+    @property
+    def asked(self) -> bool:
+        """Returns whether any of it is asked."""
+        return self.zero_shot is not None or self.retrieval is not None
+
+
+@dataclass(frozen=True)
 class Place:
     """Where. Nothing here changes the result but for rounding."""
 
     out: Annotated[
         Path | None,
-        _unset("FILE", "result as JSON; left out: RUN/eval/<protocol>.json or <weights>.<protocol>.json"),
+        _unset(
+            "FILE",
+            "result as JSON; left out: RUN/eval/<protocol>.json or <weights>.<protocol>.json, where protocol is also "
+            "zero-shot-<k>templates or retrieval-<split>",
+        ),
     ] = None
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(help="auto takes a GPU if there is one")] = "auto"
     workers: Annotated[int, tyro.conf.arg(metavar="N", help="processes that decode and render")] = 2
@@ -122,14 +161,20 @@ class Arguments:
     subject: Subject
     images: Images
     method: Method
+    captions: Captions
     place: Place
+
+    @property
+    def probe(self) -> str | None:
+        """Returns the id of the linear probe's protocol, or None: no probe is asked."""
+        return self.method.protocol or (None if self.captions.asked else DEFAULT)
 
 
 def parse(argv: Sequence[str], description: str | None) -> Arguments:
     """Returns the command line; tyro prints help, and answers wrong flags with a suggestion and exit code 2.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or flags that do not go together.
     """
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     args = tyro.cli(Arguments, args=list(argv), prog="eval_linear.py", description=description, config=config)
@@ -141,7 +186,29 @@ def parse(argv: Sequence[str], description: str | None) -> Arguments:
     for name, (value, lowest) in least.items():
         if value is not None and value < lowest:
             raise ValueError(f"--{name} {value} should be at least {lowest}")
+    _check_together(args)
     return args
+
+
+def _check_together(args: Arguments) -> None:
+    captions = args.captions
+    if captions.templates is not None and captions.zero_shot is None:
+        raise ValueError("--templates goes with --zero-shot: whose class names are to stand in the sentences")
+    if captions.split is not None and captions.retrieval is None:
+        raise ValueError(f"--split {captions.split} goes with --retrieval: the pairs of which it is a split")
+    if captions.asked and args.subject.run is None:
+        raise ValueError("--zero-shot and --retrieval need --run: a run of pretrain.py on images and captions")
+    if args.probe is None:
+        for field in fields(args.method):
+            if getattr(args.method, field.name) != field.default:
+                raise ValueError(
+                    f"--{field.name.replace('_', '-')} is the probe's, which --zero-shot and --retrieval leave out: "
+                    f"add --protocol {DEFAULT} for it"
+                )
+    results = [args.probe, captions.zero_shot, captions.retrieval]
+    num_results = sum(asked is not None for asked in results)
+    if args.place.out is not None and num_results > 1:
+        raise ValueError(f"--out {args.place.out} is one file, and {num_results} results are asked for: leave it out")
 
 
 def resolve(subject: Subject, images: Images) -> tuple[Backbone, Center, DataSpec, Path | None]:
@@ -151,7 +218,7 @@ def resolve(subject: Subject, images: Images) -> tuple[Backbone, Center, DataSpe
         ValueError: neither or both of --run and --weights, a flag of the other one, or a value that does not fit.
     """
     from augmentations import PROBE_EVAL
-    from data import Shapes
+    from data import Pairs, Shapes
     from models import Backbone
 
     from .run_folder import image_folder, read_run
@@ -163,19 +230,24 @@ def resolve(subject: Subject, images: Images) -> tuple[Backbone, Center, DataSpe
             if field.name not in ("run", "random_baseline") and getattr(subject, field.name) != field.default:
                 raise ValueError(f"--{field.name.replace('_', '-')} goes with --weights: a run knows its own")
         run = read_run(subject.run)
-        # A generated set has no folder: --data then means other images.
-        spec = image_folder(images.data) if isinstance(run.data, Shapes) and images.data else run.data
+        # A generated set has no folder, and pairs have no classes: --data then means other images.
+        spec = image_folder(images.data) if isinstance(run.data, Shapes | Pairs) and images.data else run.data
+        if isinstance(spec, Pairs):
+            raise ValueError(
+                f"--run {subject.run} was trained on image-text pairs, which have no classes: give --data, a folder of "
+                "labelled images"
+            )
         root = None if isinstance(spec, Shapes) else images.data or run.data_root
-        return run.backbone, _seen(run.view, images), spec, root
+        return run.backbone, seen_view(run.view, images), spec, root
     if subject.backbone is None:
         raise ValueError("--weights needs --backbone: the timm name of the network, such as resnet50")
     if images.data is None:
         raise ValueError("--weights needs --data: the folder of the images")
     backbone = Backbone(subject.backbone, _json_object(subject.backbone_kwargs), subject.stem)
-    return backbone, _seen(PROBE_EVAL, images), image_folder(images.data), images.data
+    return backbone, seen_view(PROBE_EVAL, images), image_folder(images.data), images.data
 
 
-def _seen(view: Center, images: Images) -> Center:
+def seen_view(view: Center, images: Images) -> Center:
     """Returns `view` with what the command line changes of it."""
     given = {name: value for name in ("size", "mean", "std") if (value := getattr(images, name)) is not None}
     if images.size is not None or images.resize is not None:

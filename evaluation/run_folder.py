@@ -10,11 +10,25 @@ from typing import Any
 
 from augmentations import Center
 from data import Cifar10, ImageFolder, Pairs, Shapes
+from losses import NPairs, SigLIP
 from models import Backbone, Bpe, Bytes, Projection, TextTransformer
 from training import checkpoint
 
 DataSpec = ImageFolder | Cifar10 | Shapes | Pairs
-_PARTS = (Backbone, Center, ImageFolder, Cifar10, Shapes, Pairs, TextTransformer, Bytes, Bpe, Projection)
+_PARTS = (
+    Backbone,
+    TextTransformer,
+    Bytes,
+    Bpe,
+    Projection,
+    NPairs,
+    SigLIP,
+    Center,
+    ImageFolder,
+    Cifar10,
+    Shapes,
+    Pairs,
+)
 KINDS: dict[str, type] = {kind.__name__: kind for kind in _PARTS}
 
 

@@ -5,6 +5,7 @@ import pytest
 from augmentations import Center
 from data import Cifar10, ImageFolder, Pairs, Shapes
 from evaluation.run_folder import image_folder, read_run, rebuild
+from losses import NPairs, SigLIP
 from models import Backbone, Bpe, Bytes, Projection, TextTransformer
 from training.recipe import describe
 
@@ -19,6 +20,8 @@ SPECS = [
     TextTransformer(Bytes(64, trim=False), width=8, layers=1, heads=2, causal=False, pool="last"),
     TextTransformer(Bpe(), width=8, layers=1, heads=2),
     Projection(8),
+    NPairs(temperature=0.1),
+    SigLIP(),
 ]
 
 
