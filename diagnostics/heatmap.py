@@ -16,12 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from diagnostics import palette
+from diagnostics.lettering import wrap
 
 NUMBERS_SIDE = 2048  # more rows or columns than this are not stored: 8192 x 8192 would be 134 MB a picture, this is 8
 
-_MARGIN, _BAR_WIDTH = 16, 12
-_FRAME = palette.PAPER + 14  # a light grey
-_GREY, _FAINT = 0.8, 0.6  # strength of secondary text
+MARGIN, _BAR_WIDTH = 16, 12  # pixels
+FRAME = palette.PAPER + 14  # a light grey
+GREY, FAINT = 0.8, 0.6  # strength of secondary text
 
 
 def heatmap_png(matrix: Tensor, path: Path, title_lines: Sequence[str], side: int = 512) -> None:
@@ -48,7 +49,7 @@ def heatmap_png(matrix: Tensor, path: Path, title_lines: Sequence[str], side: in
     _save_numbers(values, path.with_suffix(".npy"))
     panel = _panel(values, list(title_lines), side, heading=17)
     shape = " x ".join(map(str, values.shape))
-    palette.save_png(_beside_bar([panel]), path, {"Title": "\n".join(title_lines), "Shape": shape})
+    palette.save_png(beside_bar([panel]), path, {"Title": "\n".join(title_lines), "Shape": shape})
 
 
 def montage(paths: Sequence[Path], path: Path, captions: Sequence[str] = (), side: int = 256) -> None:
@@ -74,10 +75,10 @@ def montage(paths: Sequence[Path], path: Path, captions: Sequence[str] = (), sid
         lines = title[1:] if shared else title
         lines = [captions[i], *lines] if captions else lines
         panels.append(_panel(np.load(picture.with_suffix(".npy")).astype(np.float32), lines, side, heading=14))
-    canvas = _beside_bar(panels)
+    canvas = beside_bar(panels)
     if shared:
-        strip = _paper(_MARGIN + 24, canvas.shape[1])
-        palette.write(strip, _MARGIN, _MARGIN, shared, 18)
+        strip = palette.paper(MARGIN + 24, canvas.shape[1])
+        palette.write(strip, MARGIN, MARGIN, shared, 18)
         canvas = np.concatenate([strip, canvas])
     path.parent.mkdir(parents=True, exist_ok=True)
     palette.save_png(canvas, path, {"Title": "\n".join([shared, *captions])})
@@ -113,31 +114,36 @@ def _cells(values: NDArray[np.floating], side: int) -> tuple[NDArray[np.uint8], 
     return pixels.repeat(scale, axis=0).repeat(scale, axis=1), block
 
 
-def _panel(values: NDArray[np.floating], lines: list[str], side: int, heading: int) -> "_Panel":
+def _panel(values: NDArray[np.floating], lines: list[str], side: int, heading: int) -> "Panel":
     """Title lines, the framed matrix and a note on how to read it; `heading` is the first line's size in pixels."""
     pixels, block = _cells(values, side)
-    framed = np.pad(pixels, 1, constant_values=_FRAME)
+    framed = np.pad(pixels, 1, constant_values=FRAME)
     width = max(framed.shape[1], side)
-    rows = [
-        (piece, heading if i == 0 else 13, 1.0 if i == 0 else _GREY)
-        for i, line in enumerate(lines)
-        for piece in palette.wrap(line, heading if i == 0 else 13, width)
-    ]
-    above = _paper(sum(size + 6 for _, size, _ in rows) + 4, width)
-    y = 0
-    for piece, size, strength in rows:
-        palette.write(above, 0, y, piece, size, strength)
-        y += size + 6
     note = f"{values.shape[0]} x {values.shape[1]}"
     if block > 1:
         note += f" · a pixel is the strongest of {block} x {block}"
-    below = _paper(22, width)
-    palette.write(below, 0, 7, note, 12, _FAINT)
-    return _Panel(above, framed, below)
+    below = palette.paper(22, width)
+    palette.write(below, 0, 7, note, 12, FAINT)
+    return Panel(title_strip(lines, width, heading), framed, below)
+
+
+def title_strip(lines: Sequence[str], width: int, heading: int) -> NDArray[np.uint8]:
+    """A canvas (height, width) with the lines, wrapped where they are too long; the first one `heading` pixels high."""
+    rows = [
+        (piece, heading if i == 0 else 13, 1.0 if i == 0 else GREY)
+        for i, line in enumerate(lines)
+        for piece in wrap(line, heading if i == 0 else 13, width)
+    ]
+    strip = palette.paper(sum(size + 6 for _, size, _ in rows) + 4, width)
+    y = 0
+    for piece, size, strength in rows:
+        palette.write(strip, 0, y, piece, size, strength)
+        y += size + 6
+    return strip
 
 
 @dataclass(frozen=True)
-class _Panel:
+class Panel:
     """Three canvases, one under the other; `above` and `below` are equally wide, `matrix` is no wider."""
 
     above: NDArray[np.uint8]
@@ -148,29 +154,25 @@ class _Panel:
         """One canvas, with room for titles `above` pixels high and a matrix `matrix` pixels high."""
         width, height = self.above.shape[1], len(self.matrix)
         wide = np.pad(self.matrix, ((0, 0), (0, width - self.matrix.shape[1])), constant_values=palette.PAPER)
-        fill = _paper(above - len(self.above), width), _paper(matrix - height, width)
+        fill = palette.paper(above - len(self.above), width), palette.paper(matrix - height, width)
         return np.concatenate([self.above, fill[0], wide, self.below, fill[1]])
 
 
-def _beside_bar(panels: list[_Panel]) -> NDArray[np.uint8]:
+def beside_bar(panels: list[Panel]) -> NDArray[np.uint8]:
     """The panels in a row, their matrices starting on one line, and the colour bar with -1, 0 and 1 at the right."""
     above = max(len(panel.above) for panel in panels)
     matrix = max(60, *(len(panel.matrix) for panel in panels))  # a bar any shorter cannot hold its three numbers
     columns = [panel.column(above, matrix) for panel in panels]
     height = len(columns[0])
-    bar = _paper(height, _BAR_WIDTH + 32)
-    bar[above : above + matrix, :_BAR_WIDTH] = _FRAME
+    bar = palette.paper(height, _BAR_WIDTH + 32)
+    bar[above : above + matrix, :_BAR_WIDTH] = FRAME
     ramp = palette.indices(np.linspace(1, -1, matrix - 2))
     bar[above + 1 : above + matrix - 1, 1 : _BAR_WIDTH - 1] = ramp[:, None]
     for value, y in ((1, 7), (0, matrix // 2), (-1, matrix - 7)):
-        palette.write(bar, _BAR_WIDTH + 6, above + y, str(value), 12, _GREY, anchor="lm")
-    spaced = [piece for column in columns for piece in (_paper(height, _MARGIN), column)]
-    canvas = np.concatenate([*spaced, _paper(height, 12), bar], axis=1)
-    return np.pad(canvas, ((_MARGIN, 6), (0, 0)), constant_values=palette.PAPER)
-
-
-def _paper(height: int, width: int) -> NDArray[np.uint8]:
-    return np.full((height, width), palette.PAPER, dtype=np.uint8)
+        palette.write(bar, _BAR_WIDTH + 6, above + y, str(value), 12, GREY, anchor="lm")
+    spaced = [piece for column in columns for piece in (palette.paper(height, MARGIN), column)]
+    canvas = np.concatenate([*spaced, palette.paper(height, 12), bar], axis=1)
+    return np.pad(canvas, ((MARGIN, 6), (0, 0)), constant_values=palette.PAPER)
 
 
 def _save_numbers(values: NDArray[np.floating], path: Path) -> None:

@@ -6,11 +6,14 @@ the scale never depends on the data.
 """
 
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from diagnostics.lettering import font, plain
 
 ZERO = 100  # index of the value 0; one index is one hundredth
 PAPER, INK = 201, 254
@@ -22,10 +25,8 @@ _POSITIVE = ((247, 247, 247), (248, 194, 170), (228, 119, 92), (181, 33, 47), (9
 _NEGATIVE = ((247, 247, 247), (171, 207, 229), (94, 158, 205), (35, 104, 172), (6, 44, 97))
 _PAPER_RGB, _INK_RGB, _NAN_RGB = (255, 255, 255), (32, 36, 42), (255, 214, 0)
 
-# Signs that Pillow's built-in font lacks and would draw as boxes.
-_PLAIN = str.maketrans({"×": "x", "−": "-", "–": "-", "—": "-", "≤": "<=", "≥": ">="})
 
-
+@cache
 def colours() -> NDArray[np.uint8]:
     """(256, 3) RGB table of the palette."""
     anchors = np.array(_NEGATIVE[:0:-1] + _POSITIVE, dtype=float)
@@ -33,7 +34,9 @@ def colours() -> NDArray[np.uint8]:
     values = np.linspace(-1, 1, 2 * ZERO + 1)
     diverging = np.stack([np.interp(values, at, channel) for channel in anchors.T], axis=1)
     greys = np.linspace(_PAPER_RGB, _INK_RGB, INK - PAPER + 1)
-    return np.rint(np.concatenate([diverging, greys, [_NAN_RGB]])).astype(np.uint8)
+    table = np.rint(np.concatenate([diverging, greys, [_NAN_RGB]])).astype(np.uint8)
+    table.setflags(write=False)
+    return table
 
 
 def indices(values: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -41,29 +44,6 @@ def indices(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     nan = np.isnan(values)
     index = np.rint(np.where(nan, 0, values).clip(-1, 1) * ZERO) + ZERO
     return np.where(nan, NOT_A_NUMBER, index).astype(np.uint8)
-
-
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's built-in scalable font, `size` in pixels."""
-    loaded = ImageFont.load_default(size)
-    assert isinstance(loaded, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return loaded
-
-
-def wrap(text: str, size: int, width: int) -> list[str]:
-    """`text` broken into lines of at most `width` pixels: at " · " where possible, else at spaces."""
-    face = font(size)
-    for separator in (" · ", " "):
-        lines: list[str] = []
-        for part in text.translate(_PLAIN).split(separator):
-            joined = f"{lines[-1]}{separator}{part}" if lines else part
-            if lines and face.getlength(joined) <= width:
-                lines[-1] = joined
-            else:
-                lines.append(part)
-        if all(face.getlength(line) <= width for line in lines):
-            break
-    return lines
 
 
 def write(
@@ -77,7 +57,7 @@ def write(
         anchor: Pillow's two letters: l/m/r and a (top) / m (middle).
     """
     mask = Image.new("L", (canvas.shape[1], canvas.shape[0]))
-    ImageDraw.Draw(mask).text((x, y), text.translate(_PLAIN), fill=255, font=font(size), anchor=anchor)
+    ImageDraw.Draw(mask).text((x, y), plain(text), fill=255, font=font(size), anchor=anchor)
     box = mask.getbbox()
     if box is None:
         return
@@ -88,10 +68,16 @@ def write(
     np.copyto(region, drawn, where=cover > 0)
 
 
+def paper(height: int, width: int) -> NDArray[np.uint8]:
+    """An empty palette canvas (height, width)."""
+    return np.full((height, width), PAPER, dtype=np.uint8)
+
+
 def save_png(canvas: NDArray[np.uint8], path: Path, text: dict[str, str]) -> None:
-    """Writes the canvas (height, width) of palette indices as an 8-bit PNG with `text` entries, atomically."""
+    """Writes a canvas as an 8-bit PNG with `text` entries, atomically: palette indices (H, W) or RGB (H, W, 3)."""
     image = Image.fromarray(canvas)
-    image.putpalette(colours().tobytes())
+    if canvas.ndim == 2:
+        image.putpalette(colours().tobytes())
     entries = PngImagePlugin.PngInfo()
     for key, value in text.items():
         entries.add_itxt(key, value)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from diagnostics import palette
 from diagnostics.heatmap import NUMBERS_SIDE, heatmap_png, montage, pool, title
+from diagnostics.lettering import font, wrap
 
 STATISTICS = {"diagonal": 0.9876, "off_diagonal": 0.0512, "off_diagonal_max": 0.8343, "top1": 0.9731}
 
@@ -97,8 +98,8 @@ def test_of_a_huge_matrix_the_leading_block_is_kept(tmp_path: Path) -> None:
     "text", ["many short words " * 20, "a · b · " * 40, "one part whose words alone are wider than the line · b"]
 )
 def test_a_long_line_is_wrapped_without_losing_a_word(text: str) -> None:
-    lines = palette.wrap(text, 13, 200)
-    assert all(palette.font(13).getlength(line) <= 200 for line in lines)
+    lines = wrap(text, 13, 200)
+    assert all(font(13).getlength(line) <= 200 for line in lines)
     assert [word for line in lines for word in line.split() if word != "·"] == text.replace("·", "").split()
 
 
@@ -122,10 +123,10 @@ def test_titles_hold_the_statistics_and_only_signs_the_font_has(tmp_path: Path) 
     with Image.open(tmp_path / "m.png") as image:
         assert image.info["Title"] == "\n".join(lines)
         assert image.info["Shape"] == "8 x 8"
-    box = bytes(palette.font(13).getmask("\uffff"))
-    drawn_text = set("".join(line for piece in lines for line in palette.wrap(piece, 13, 400))) - {" "}
-    assert [sign for sign in drawn_text if bytes(palette.font(13).getmask(sign)) == box] == []
-    assert bytes(palette.font(13).getmask("×")) == box, "the font knows the sign now: no need to replace it"
+    box = bytes(font(13).getmask("\uffff"))
+    drawn_text = set("".join(line for piece in lines for line in wrap(piece, 13, 400))) - {" "}
+    assert [sign for sign in drawn_text if bytes(font(13).getmask(sign)) == box] == []
+    assert bytes(font(13).getmask("×")) == box, "the font knows the sign now: no need to replace it"
 
 
 @pytest.mark.parametrize(
