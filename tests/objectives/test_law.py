@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from losses import BarlowTwins, NPairs, NTXent, SampleCorrelation, VICReg
-from models import Mlp
-from objectives import Batch, JointEmbedding, Step
+from data.captions import encode
+from losses import BarlowTwins, NPairs, NTXent, SampleCorrelation, SigLIP, VICReg
+from models import Bytes, Mlp, Projection, TextTransformer
+from objectives import Batch, ImageText, JointEmbedding, Step
 from parallel import World, synchronise_batch_norm
 from tests.ranks import run_ranks
 from training.optimizers import Lars
@@ -35,6 +36,11 @@ def joint(loss: Any) -> JointEmbedding:
     return JointEmbedding(TinyBackbone(), Mlp((16, 32)), loss)
 
 
+def image_text(loss: Any, **tower: Any) -> ImageText:
+    text = TextTransformer(Bytes(24, trim=not tower), 8, 1, 2, **tower)
+    return ImageText(TinyBackbone(), text, Projection(6), Projection(6), loss)
+
+
 # Every objective of the project stands here, with each of its losses.
 OBJECTIVES = {
     "barlow_twins": partial(joint, BarlowTwins(0.05)),
@@ -44,7 +50,12 @@ OBJECTIVES = {
     "n_pairs_seed": partial(joint, NPairs(1.0, symmetric=False)),
     "sample_correlation": partial(joint, SampleCorrelation(divisor="features")),
     "sample_correlation_seed": partial(joint, SampleCorrelation(divisor="samples")),
+    "clip": partial(image_text, NPairs(0.2)),
+    "siglip": partial(image_text, SigLIP(), causal=False, pool="last"),
 }
+
+# Some captions are equal within a rank, some on different ranks; their lengths differ.
+CAPTIONS = [f"{'a very ' * (i % 3)}small thing {min(i % 7, 4)}"[-20:] for i in range(ROWS)]
 
 
 def rows(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -67,8 +78,11 @@ def train(world: World, name: str, dtype: torch.dtype) -> dict[str, Any]:
         step = DistributedDataParallel(step, broadcast_buffers=False)
     optimizer = Lars(lr=0.5, lr_vectors=0.01, weight_decay=1e-3, eta=0.1).build(objective)
     share = slice(world.rank * ROWS // world.size, (world.rank + 1) * ROWS // world.size)
-    first, second = (view[share] for view in rows(dtype))
-    batch = Batch((first, second), torch.arange(ROWS)[share], torch.zeros(len(first), dtype=torch.long))
+    views = tuple(view[share] for view in rows(dtype))
+    batch = Batch(views, torch.arange(ROWS)[share], torch.zeros(len(views[0]), dtype=torch.long))
+    if isinstance(objective, ImageText):
+        text = encode(Bytes(24, trim=name == "clip"), CAPTIONS[share])
+        batch = batch._replace(views=views[:1], text=text)
     result: dict[str, Any] = {}
     for number in range(3):
         terms, _ = step(batch, number / 3)
@@ -78,6 +92,7 @@ def train(world: World, name: str, dtype: torch.dtype) -> dict[str, Any]:
             result["grads"] = {key: p.grad.clone() for key, p in objective.named_parameters()}
         optimizer.step()
         optimizer.zero_grad()
+        objective.after_step({}, (number + 1) / 3)
     result["state"] = {key: value.clone() for key, value in objective.state_dict().items()}
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import json
 import math
@@ -22,7 +23,7 @@ from training.recipe import Recipe, describe, first_difference
 from training.schedule import learning_rate, set_learning_rate
 
 # Knobs that make a recipe small enough to step here; everything else is the recipe's own.
-SMALL = {"batch_size": 8, "width": 32, "size": 32, "images": 16, "epochs": 2}
+SMALL = {"batch_size": 8, "width": 32, "size": 32, "images": 16, "epochs": 2, "text_layers": 1, "warmup_steps": 1}
 CPU = torch.device("cpu")
 
 
@@ -37,7 +38,7 @@ def steps(recipe: Recipe, root: Path | None, count: int = 2) -> list[float]:
     objective = recipe.objective()
     optimizer = recipe.optimizer.build(objective)
     forward = Step(objective, "fp32")
-    batches = StepBatches(images, recipe.views, recipe.seed, recipe.batch_size, 0, 1, False)
+    batches = StepBatches(images, recipe.views, recipe.seed, recipe.batch_size, 0, 1, False, recipe.tokenizer)
     losses = []
     for step in range(count):
         set_learning_rate(optimizer, learning_rate(step, 10, 1))
@@ -53,7 +54,7 @@ def steps(recipe: Recipe, root: Path | None, count: int = 2) -> list[float]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generated ImageFolder tree that serves ImageNet's and CIFAR's recipes alike."""
+    """A generated ImageFolder tree that serves ImageNet's and CIFAR's recipes alike; captions beside the images."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for split in ("train", "val", "test"):
@@ -62,7 +63,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(9):
                 pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / split / label / f"{number}.jpg")
+                (root / split / label / f"{number}.txt").write_text(f"noise {number % 4} of {label}")
     return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CACHE", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -80,7 +87,7 @@ def test_every_parameter_is_trained(name: str, folder: Path) -> None:
     torch.manual_seed(0)
     objective = recipe.objective()
     images = recipe.data.open(folder, "train")
-    batches = StepBatches(images, recipe.views, recipe.seed, recipe.batch_size, 0, 1, False)
+    batches = StepBatches(images, recipe.views, recipe.seed, recipe.batch_size, 0, 1, False, recipe.tokenizer)
     terms, _ = Step(objective)(to_device(batches[0].batch, recipe.views, CPU, channels_last=False), 0.0)
     torch.stack(list(terms.values())).sum().backward()
     without = [key for key, p in objective.named_parameters() if p.requires_grad and p.grad is None]
@@ -145,3 +152,42 @@ def test_steps_on_real_photos(name: str, real_data: Callable[[str], Path]) -> No
     recipe = recipes.load(name)(batch_size=4, width=64, epochs=1)
     assert recipe.views[0].size == 224
     assert all(math.isfinite(loss) for loss in steps(recipe, real_data("tiny64")))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("clip_rn50_cc3m", 102_007_137), ("clip_vitb32", 151_277_313), ("siglip_vitb16", None)]
+)
+def test_image_text_networks_have_the_sizes_of_open_clips(name: str, count: int | None) -> None:
+    """Parameters of `open_clip.create_model("RN50")`, `("ViT-B-32")` and `("ViT-B-16-SigLIP")` at 3.3.0."""
+    with torch.device("meta"):
+        objective = recipes.load(name)().objective()
+    found = sum(p.numel() for p in objective.parameters())
+    if count is None:  # our vocabulary has 49,408 tokens, theirs 32,000
+        found, count = found - (49_408 - 32_000) * 768, 203_155_970
+    assert found == count
+
+
+def test_the_published_numbers_of_clip() -> None:
+    recipe = recipes.load("clip_rn50_cc3m")()
+    assert (recipe.batch_size, recipe.epochs, recipe.warmup_steps, recipe.optimizer.lr) == (1024, 30, 10_000, 1e-3)
+    assert recipe.optimizer.betas == (0.9, 0.999)
+    vit = recipes.load("clip_vitb32")()
+    assert (vit.batch_size, vit.epochs, vit.warmup_steps, vit.optimizer.lr) == (32_768, 32, 2000, 5e-4)
+    assert (vit.optimizer.betas, vit.optimizer.eps, vit.optimizer.weight_decay) == ((0.9, 0.98), 1e-6, 0.2)
+    assert 1 / vit.objective().log_scale.exp().item() == pytest.approx(0.07)
+    siglip = recipes.load("siglip_vitb16")().objective()
+    assert (siglip.log_scale.exp().item(), siglip.bias.item()) == (pytest.approx(10), -10)
+
+
+def test_warmup_is_counted_in_steps_or_in_epochs() -> None:
+    with pytest.raises(ValueError, match="warmup_steps"):
+        dataclasses.replace(recipes.load("demo")(), warmup_steps=10)
+
+
+@pytest.mark.parametrize("name", ["clip_rn50_cc3m", "siglip_vitb16"])
+def test_steps_on_photos_with_sentences(name: str, real_data: Callable[[str], Path]) -> None:
+    """At their own view size, on photos that are not square with five captions each, by CLIP's tokens."""
+    pytest.importorskip("open_clip")
+    recipe = recipes.load(name)(batch_size=4, epochs=1, text_layers=2, **({"width": 64} if "clip_" in name else {}))
+    assert recipe.views[0].size == 224
+    assert all(math.isfinite(loss) for loss in steps(recipe, real_data("coco_captions")))
