@@ -195,7 +195,8 @@ def _by_lot(drawn: Tensor, winning: Tensor, among: Tensor) -> Tensor:
     # log of (losing choose drawn) / (among choose drawn)
     missed = torch.lgamma(losing + 1) - torch.lgamma((losing - drawn).clamp(min=0) + 1)
     missed = missed - torch.lgamma(among + 1) + torch.lgamma(among - drawn + 1)
-    return torch.where(drawn > losing, 1.0, -torch.expm1(missed))
+    found = torch.where(winning == 1, drawn / among, -torch.expm1(missed))  # the first is exact, and the usual case
+    return torch.where(drawn > losing, 1.0, found)
 
 
 def _name(way: str, k: int) -> str:
