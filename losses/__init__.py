@@ -10,6 +10,7 @@ from .inputs import at_least_float32, check_pair
 from .matrices import cosine_similarity, cross_correlation, off_diagonal
 from .sample_correlation import SampleCorrelation
 from .sanity import Sanity
+from .siglip import SigLIP
 from .vicreg import VICReg
 
 # A loss's file has the name of this function: imported above, `losses.sample_correlation` would be that file.

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .inputs import at_least_float32, check_pair
+from .inputs import at_least_float32, check_pair, group_numbers, scalar
 from .sanity import Sanity, check_sizes
+from .streamed import cross_entropies
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,17 @@ class NPairs:
     """Returns {"a_to_b"}, and with `symmetric` {"b_to_a"}: the cross-entropy of finding each row's partner.
 
     The cosine similarities (N, N) of rows of `a` (images) and rows of `b` (descriptions), divided by the temperature,
-    are logits whose right answer is the diagonal. Symmetric, as in CLIP, each direction counts half.
+    are logits whose right answer is the diagonal; with groups, evenly all rows of the same group. Symmetric, as in
+    CLIP, each direction counts half. The matrix is never whole in memory: see `streamed.py`.
 
     Args:
-        temperature: divides the similarities.
+        temperature: divides the similarities, where no scale is given; a learned scale starts at 1 / temperature.
         symmetric: also find the row of `a` among all for each row of `b`.
 
     Raises:
         ValueError: for a temperature that is not positive.
     Source: Sohn 2016 (N-pairs); arXiv 2103.00020 figure 3 (CLIP, where the temperature is learned, starting at 0.07).
+    Groups are ours: equal captions are right answers, not false negatives.
 
     Equals this slow loop::
 
@@ -34,13 +37,16 @@ class NPairs:
             product = sum(p * q for p, q in zip(x, y))
             return product / sqrt(sum(p * p for p in x) * sum(q * q for q in y))
 
+        scale, groups = scale or 1 / temperature, groups or range(N)
         terms = {"a_to_b": 0.0, "b_to_a": 0.0} if symmetric else {"a_to_b": 0.0}
         for i in range(N):
-            among_b = [exp(cosine(a[i], b[j]) / temperature) for j in range(N)]
-            terms["a_to_b"] -= log(among_b[i] / sum(among_b)) / N / len(terms)
-            if symmetric:
-                among_a = [exp(cosine(a[j], b[i]) / temperature) for j in range(N)]
-                terms["b_to_a"] -= log(among_a[i] / sum(among_a)) / N / len(terms)
+            partners = [j for j in range(N) if groups[j] == groups[i]]
+            among_b = [exp(scale * cosine(a[i], b[j])) for j in range(N)]
+            among_a = [exp(scale * cosine(a[j], b[i])) for j in range(N)]
+            for j in partners:
+                terms["a_to_b"] -= log(among_b[j] / sum(among_b)) / len(partners) / N / len(terms)
+                if symmetric:
+                    terms["b_to_a"] -= log(among_a[j] / sum(among_a)) / len(partners) / N / len(terms)
     """
 
     temperature: float = 0.07
@@ -50,26 +56,34 @@ class NPairs:
         """Checks the temperature."""
         _check_temperature(self.temperature)
 
+    @property
+    def initial_scale(self) -> float:
+        """What a learned scale starts from: 1 / temperature."""
+        return 1 / self.temperature
+
     @at_least_float32
-    def __call__(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, a: Tensor, b: Tensor, scale: Tensor | None = None, groups: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Returns the terms for the embeddings (N, D) of two views of the whole batch.
 
+        Args:
+            scale: (), multiplies the similarities instead of 1 / temperature.
+            groups: (N,) int64; rows with equal numbers are positives of each other. None: each row only of itself.
+
         Raises:
-            ValueError: unless both are (N, D) with N >= 2.
+            ValueError: unless a and b are (N, D) with N >= 2, and scale and groups as above.
         """
         check_pair(a, b)
-        logits = (F.normalize(a) / self.temperature) @ F.normalize(b).T
-        # Columns by log_softmax(0): cross_entropy of the transpose would copy the matrix first.
-        a_to_b = -logits.log_softmax(1).diagonal().mean()
-        if not self.symmetric:
-            return {"a_to_b": a_to_b}
-        return {"a_to_b": a_to_b / 2, "b_to_a": -logits.log_softmax(0).diagonal().mean() / 2}
+        scale = scalar("scale", scale, self.initial_scale, a)
+        terms = cross_entropies(a, b, scale, group_numbers(groups, a), self.symmetric)
+        return {name: term / len(terms) for name, term in zip(("a_to_b", "b_to_a"), terms)}
 
-    def sanity(self, num_rows: int, num_features: int) -> Sanity:
+    def sanity(self, num_rows: int, num_features: int, scale: float | None = None) -> Sanity:
         """Returns the loss's values when collapsed, independent and perfect, for N rows of D features.
 
-        The same with and without `symmetric`; T is the temperature:
-        collapsed: all logits are equal, log N. Exact.
+        The same with and without `symmetric`, for groups of one row; T is 1 / scale, or without one the temperature:
+        collapsed: all logits are equal, log N. Exact, whatever the scale and the groups.
         independent: cosines have mean 0 and variance 1 / D. An approximation: they are taken as normal and the sum over
             many rows as its mean, hence log N + 1 / (2 T^2 D). It wants T^2 D of about 1 or more: at N = 256, T = 0.07
             it is 0.2 % too high for D = 128 and 14 % too high for D = 16.
@@ -78,7 +92,8 @@ class NPairs:
             which exists where N <= D + 1; otherwise a bound.
         """
         check_sizes(num_rows, num_features)
-        return _sanity(num_rows, num_rows - 1, num_features, self.temperature)
+        temperature = self.temperature if scale is None else 1 / scale
+        return _sanity(num_rows, num_rows - 1, num_features, temperature)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What every loss does with its inputs before the maths: precision and shapes."""
+"""What every loss does with its inputs before the maths: precision, shapes, learned scalars and groups of rows."""
 
 from __future__ import annotations
 
@@ -51,3 +51,40 @@ def check_pair(a: Tensor, b: Tensor) -> None:
         )
     if a.dtype != b.dtype or not a.is_floating_point():
         raise ValueError(f"embeddings have types {a.dtype} and {b.dtype}; both must be the same floating-point type")
+
+
+def scalar(name: str, value: Tensor | None, default: float, like: Tensor) -> Tensor:
+    """Returns a learned number, or its default where there is none: a tensor (), of the type of `like` and beside it.
+
+    Raises:
+        ValueError: unless `value` is None or a floating-point tensor (); `name` says which it is.
+    """
+    if value is None:
+        return torch.full((), default, dtype=like.dtype, device=like.device)
+    if not isinstance(value, Tensor) or value.ndim != 0 or not value.is_floating_point():
+        found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(
+            f"{name} is {found}; it must be None or a floating-point tensor of shape (), such as log_scale.exp()"
+        )
+    return value.to(like.dtype)
+
+
+def group_numbers(groups: Tensor | None, like: Tensor) -> Tensor:
+    """Returns (N,) numbers in the type of `like` (N, D), equal where `groups` (N,) are; without groups all different.
+
+    Floating point, since a mask of 0.0 and 1.0 from floats takes a tenth of the time of one from int64; small, so that
+    they are exact (float32 up to 2^24 rows); by sorting, since `unique` makes the host wait for a GPU.
+
+    Raises:
+        ValueError: unless `groups` is None or int64 (N,).
+    """
+    if groups is None:
+        return torch.arange(len(like), dtype=like.dtype, device=like.device)
+    if groups.shape != like.shape[:1] or groups.dtype != torch.int64:
+        raise ValueError(
+            f"groups are {groups.dtype} {tuple(groups.shape)} for embeddings {tuple(like.shape)}; "
+            "they must be int64 (N,), one number a row"
+        )
+    ordered, order = groups.sort()
+    number = (ordered[1:] != ordered[:-1]).cumsum(0).to(like.dtype)
+    return like.new_zeros(len(like)).scatter_(0, order[1:], number)

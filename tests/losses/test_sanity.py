@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses import BarlowTwins, NPairs, NTXent, SampleCorrelation, Sanity, VICReg
+from losses import BarlowTwins, NPairs, NTXent, SampleCorrelation, Sanity, SigLIP, VICReg
 
 
 def total(terms):
@@ -71,6 +71,10 @@ REACHED = [
     (VICReg(), 6, 80),  # so many features that less than unit variance is better
     (NPairs(0.5), 6, 8),
     (NPairs(1.0, symmetric=False), 6, 8),
+    (SigLIP(4.0, -2.0), 6, 8),
+    (SigLIP(10.0, -10.0), 6, 5),  # a simplex
+    (SigLIP(4.0, 1.0), 6, 8),  # others weigh so much that partners are best at a right angle, nearly
+    (SigLIP(2.0, 6.0), 6, 8),  # and here opposite, like all others
     (NTXent(0.5), 6, 8),
     (SampleCorrelation(), 6, 10),
     (SampleCorrelation(lambd=0.5, scale=1.0), 20, 6),
@@ -90,6 +94,7 @@ BOUNDS = [
     (BarlowTwins(lambd=3.0), 5, 16),
     (VICReg(variance=4.0), 6, 20),
     (NPairs(0.1), 12, 3),
+    (SigLIP(), 12, 3),
     (NTXent(0.1), 12, 3),
     (SampleCorrelation(divisor="samples"), 12, 5),
 ]
@@ -98,6 +103,11 @@ BOUNDS = [
 @pytest.mark.parametrize(("loss", "num_rows", "num_features"), BOUNDS, ids=str)
 def test_perfect_stays_a_bound_where_it_is_called_one(loss, num_rows, num_features):
     assert descend(loss, num_rows, num_features, 150) >= loss.sanity(num_rows, num_features).perfect
+
+
+def test_lines_of_n_pairs_follow_a_learned_scale():
+    assert NPairs(0.07).sanity(64, 32, scale=10.0) == NPairs(0.1).sanity(64, 32)
+    assert NPairs(0.07).sanity(64, 32, scale=1.0).collapsed == NPairs(0.07).sanity(64, 32).collapsed
 
 
 def test_sizes_without_meaning_are_refused(loss):
