@@ -19,9 +19,8 @@ import numpy as np
 from .pair_part import Part, Skipped
 from .pair_texts import Strings
 
-FORMAT = 1
+FORMAT = 1  # one more whenever the index of an unchanged shard would be another
 VARIABLE = "SSL_CACHE"
-ARRAYS = ("names.ends", "captions.ends", "first", "offsets", "sizes")
 DIGEST_BYTES = 16
 
 
@@ -48,26 +47,25 @@ def load(folder: Path | None, shard: Path, reading: str, stamp: tuple[int, int])
         content = (folder / _name(shard, reading)).read_bytes()
     except OSError:
         return None
-    digest, payload = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-    if _digest(payload) != digest:
+    if _digest(memoryview(content)[DIGEST_BYTES:]) != content[:DIGEST_BYTES]:
         return None
-    head, _, body = payload.partition(b"\n")
-    about = json.loads(head)
+    position = content.index(b"\n", DIGEST_BYTES) + 1
+    about = json.loads(content[DIGEST_BYTES:position])
     if about["of"] != _about(shard, reading, stamp):
         return None
-    position = 0
-    found: dict[str, np.ndarray] = {}
-    for name, kind, length in about["arrays"]:
-        found[name] = np.frombuffer(body, dtype=kind, count=length, offset=position)
-        position += found[name].nbytes
-    names_end = position + about["names"]
+    found: list[np.ndarray] = []
+    for kind, length in about["arrays"]:
+        found.append(np.frombuffer(content, kind, length, position).copy())  # lets go of the whole
+        position += found[-1].nbytes
+    name_ends, caption_ends, first, offsets, sizes = found
+    captions_at = position + about["names"]
     return Part(
         shard,
-        Strings(body[position:names_end], found["names.ends"]),
-        Strings(body[names_end:], found["captions.ends"]),
-        found["first"],
-        found["offsets"],
-        found["sizes"],
+        Strings(content[position:captions_at], name_ends),
+        Strings(content[captions_at:], caption_ends),
+        first,
+        offsets,
+        sizes,
         tuple(Skipped(reason, path.encode("latin1"), detail) for reason, path, detail in about["skipped"]),
         stamp,
     )
@@ -80,7 +78,7 @@ def save(folder: Path | None, reading: str, part: Part) -> None:
     arrays = (part.names.ends, part.captions.ends, part.first, part.offsets, part.sizes)
     about = {
         "of": _about(part.path, reading, part.stamp),
-        "arrays": [(name, array.dtype.str, len(array)) for name, array in zip(ARRAYS, arrays, strict=True)],
+        "arrays": [(array.dtype.str, len(array)) for array in arrays],
         "names": len(part.names.block),
         "skipped": [(reason, path.decode("latin1"), detail) for reason, path, detail in part.skipped],
     }
@@ -106,5 +104,5 @@ def _name(shard: Path, reading: str) -> str:
     return f"pairs-{hashlib.blake2b(key, digest_size=12).hexdigest()}.index"
 
 
-def _digest(payload: bytes) -> bytes:
+def _digest(payload: bytes | memoryview) -> bytes:
     return hashlib.blake2b(payload, digest_size=DIGEST_BYTES).digest()

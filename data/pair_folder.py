@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .pair_naming import pair
 from .pair_part import Part, Row, Skipped
-from .pair_texts import BadCaptionError, lines, of_json
+from .pair_texts import BadPairError, lines, of_json
+from .progress import progress
 
 UNREADABLE = "caption that cannot be read"
 
@@ -23,11 +24,12 @@ def scan_folder(folder: Path, caption: str | None, suffixes: tuple[bytes, ...]) 
     skipped: list[Skipped] = []
     rows = []
     files = sorted(_files(os.fsencode(folder), b""))
-    for one in pair(((path, None) for path in files), suffixes, lambda *why: skipped.append(Skipped(*why))):
+    found = pair(((path, None) for path in files), suffixes, lambda *why: skipped.append(Skipped(*why)))
+    for one in progress(found, len(found), "reading captions"):
         try:
             text = (folder / os.fsdecode(one.caption_path)).read_bytes()
             captions = of_json(text, caption) if one.is_json else lines(text)
-        except BadCaptionError as bad:
+        except BadPairError as bad:
             skipped.append(Skipped(bad.reason, one.caption_path, bad.detail))
         except OSError as error:
             skipped.append(Skipped(UNREADABLE, one.caption_path, error.strerror or str(error)))

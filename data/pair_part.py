@@ -13,6 +13,8 @@ import numpy as np
 
 from .pair_texts import Strings, compact
 
+NOWHERE = np.zeros(0, dtype=np.int64)
+
 
 class Row(NamedTuple):
     """A pair as a source finds it."""
@@ -49,24 +51,31 @@ class Part:
         cls, path: Path, rows: Iterable[Row], skipped: Iterable[Skipped], stamp: tuple[int, int] | None = None
     ) -> Part:
         """Returns `rows` as a part; of a shard where it has a stamp."""
-        names, captions, counts, offsets, sizes = [], [], [0], [], []
-        for row in rows:
-            names.append(row.name)
-            captions += row.captions
-            counts.append(len(row.captions))
-            if stamp:
-                offsets.append(row.offset)
-                sizes.append(row.size)
-        return cls(
+        rows = list(rows)
+        part = cls.of_files(
             path,
-            Strings.of(names),
-            Strings.of(captions),
-            compact(np.cumsum(counts)),
-            np.array(offsets, dtype=np.int64),
-            compact(np.array(sizes, dtype=np.int64)),
-            tuple(skipped),
-            stamp,
+            Strings.of(row.name for row in rows),
+            Strings.of(caption for row in rows for caption in row.captions),
+            np.array([len(row.captions) for row in rows], dtype=np.int64),
+            skipped,
         )
+        if stamp is None:
+            return part
+        offsets = np.array([row.offset for row in rows], dtype=np.int64)
+        sizes = compact(np.array([row.size for row in rows], dtype=np.int64))
+        return dataclasses.replace(part, offsets=offsets, sizes=sizes, stamp=stamp)
+
+    @classmethod
+    def of_files(
+        cls, folder: Path, names: Strings, captions: Strings, counts: np.ndarray, skipped: Iterable[Skipped]
+    ) -> Part:
+        """Returns image files and their captions as a part.
+
+        Args:
+            counts: captions of each image, (n,).
+        """
+        first = compact(np.concatenate([[0], np.cumsum(counts)]))
+        return cls(folder, names, captions, first, NOWHERE, NOWHERE, tuple(skipped))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -89,7 +98,7 @@ class Part:
             self,
             names=self.names.take(chosen),
             captions=self.captions.take(np.repeat(chosen, counts)),
-            first=compact(np.cumsum([0, *counts[chosen]])),
+            first=compact(np.concatenate([[0], np.cumsum(counts[chosen])])),
             offsets=self.offsets[chosen] if self.stamp else self.offsets,
             sizes=self.sizes[chosen] if self.stamp else self.sizes,
             skipped=tuple(skipped),

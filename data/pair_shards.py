@@ -10,7 +10,7 @@ from pathlib import Path
 from .images import BadImage
 from .pair_naming import OUTSIDE, clean, pair, split_name
 from .pair_part import Part, Row, Skipped, stamp_of
-from .pair_texts import BadCaptionError, lines, of_json
+from .pair_texts import BadPairError, lines, of_json
 from .tar_index import DEVICES, FILES, FOLDERS, LINKS, SPARSE, members
 
 NOT_A_FILE = "link, device or sparse file"
@@ -54,7 +54,7 @@ def index_shard(path: Path, caption: str | None, suffixes: tuple[bytes, ...]) ->
             text = os.pread(descriptor, size, offset)
             try:
                 captions = of_json(text, caption) if one.is_json else lines(text)
-            except BadCaptionError as bad:
+            except BadPairError as bad:
                 skipped.append(Skipped(bad.reason, one.caption_path, bad.detail))
             else:
                 rows.append(Row(one.image_path, captions, *one.image))

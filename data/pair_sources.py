@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import glob
 import re
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from . import pair_cache
 from .pair_folder import scan_folder
 from .pair_naming import JSON
 from .pair_part import Part, stamp_of
 from .pair_shards import index_shard
+from .pair_table import TABLES, read_table
+from .progress import progress
 
 BETWEEN = "::"
 TAR = ".tar"
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 SHOWN = 8  # names in a message
 THREADS = 8  # a shard on a network disk is waited for, not computed
-LINE_EVERY_S = 30  # where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,14 @@ class Reading:
 
     Args:
         caption: field of .json captions, column of a table. None: .txt, else the first usual field or column.
+        image: column of a table. None: the first usual one.
+        max_skipped: share that may be unusable.
         cache: folder for the indexes of shards; None keeps none.
     """
 
     caption: str | None
+    image: str | None
+    max_skipped: float
     cache: Path | None
 
     @property
@@ -56,6 +59,8 @@ def find_parts(where: Path, split: str | None, reading: Reading) -> list[Part]:
 
 
 def _source(source: str, split: str | None, reading: Reading) -> list[Part]:
+    if not source:
+        raise ValueError(f"an empty name beside {BETWEEN}")
     path = Path(source)
     if path.is_dir():
         return _folder(path, split, reading)
@@ -65,6 +70,8 @@ def _source(source: str, split: str | None, reading: Reading) -> list[Part]:
         if len(files) == 1:
             raise ValueError(f"{source}: no such file or folder")
         raise ValueError(f"{source}: {len(missing)} of {len(files)} files are missing: {_some(missing)}")
+    if len(files) == 1 and path.name.lower().endswith(TABLES):
+        return [_table(path, split, reading)]
     for file in files:
         _check_form(file)
     return choose(index_shards(files, reading), split, source)
@@ -80,25 +87,59 @@ def _check_form(file: Path) -> None:
     if name.endswith(PACKED):
         raise ValueError(f"{file} is compressed, so no image can be read without all before it: unpack it")
     if not name.endswith(TAR):
-        raise ValueError(f"{file}: image-text pairs are read from a .tar, or a folder")
+        raise ValueError(f"{file}: image-text pairs are read from {', '.join((TAR, *TABLES))} files and folders")
 
 
 def _folder(folder: Path, split: str | None, reading: Reading) -> list[Part]:
     if split is None:
-        if shards := _shards(folder):
-            return index_shards(shards, reading)
-        return [scan_folder(folder, reading.caption, reading.suffixes)]
-    inside = [path for path in (folder / split, *sorted(folder.glob(f"*/{split}"))) if path.is_dir()]
-    if inside and inside[0] == folder / split:
-        return _folder(inside[0], None, reading)
-    if len(inside) > 1:
+        return _everything(folder, reading)
+    inside = [path for path in (folder / split, *sorted(folder.glob(f"*/{glob.escape(split)}"))) if path.is_dir()]
+    if inside and inside[0] != folder / split and len(inside) > 1:
         raise ValueError(f"{folder}: split {split!r} is in several of its folders: {_some(inside)}. Name one of them")
     if inside:
-        return _folder(inside[0], None, reading)
+        parts = _everything(inside[0], reading)
+        if any(map(len, parts)) or not (table := _table_in(inside[0].parent)):
+            return parts
+        return [_table(table, split, reading)]
     if shards := _shards(folder):
         return choose(index_shards(shards, reading), split, str(folder))
-    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    raise ValueError(f"{folder}: no folder of the split {split!r}; it holds {_some(folders) or 'no folders'}")
+    tables = [table for place in (folder, *_folders(folder)) if (table := _table_in(place))]
+    if len(tables) == 1:
+        return [_table(tables[0], split, reading)]
+    there = _folders(folder)
+    if len(there) == 1:
+        there += _folders(there[0])
+    names = _some(path.relative_to(folder) for path in there) or "no folders: leave the split out (None) to take all"
+    raise ValueError(f"{folder}: no folder of the split {split!r}; it holds {names}")
+
+
+def _everything(folder: Path, reading: Reading) -> list[Part]:
+    """Returns the pairs of a folder: its shards; else its files side by side; else its table."""
+    if shards := _shards(folder):
+        return index_shards(shards, reading)
+    part = scan_folder(folder, reading.caption, reading.suffixes)
+    if not len(part):
+        if table := _table_in(folder):
+            return [_table(table, None, reading)]
+        for file in sorted(folder.iterdir()):
+            if file.name.lower().endswith(PACKED):
+                _check_form(file)
+    return [part]
+
+
+def _table(path: Path, split: str | None, reading: Reading) -> Part:
+    return read_table(path, split, reading.image, reading.caption, reading.max_skipped)
+
+
+def _table_in(folder: Path) -> Path | None:
+    found = [folder / f"pairs{suffix}" for suffix in TABLES if (folder / f"pairs{suffix}").is_file()]
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds {_some(path.name for path in found)}: name the one to read")
+    return found[0] if found else None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -161,20 +202,6 @@ def expand(pattern: str) -> Iterator[str]:
         values = (f"{number:0{width}d}" for number in range(int(start), int(stop) + step, step))
     for value in values:
         yield from expand(pattern[: found.start()] + value + pattern[found.end() :])
-
-
-def progress(items: Iterable[Part], total: int, what: str) -> Iterator[Part]:
-    """Yields `items`, with a live line on a terminal, else a plain one every half minute: none for short ones."""
-    if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=what, leave=False, delay=1)
-        return
-    last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_S:
-            last = now
-            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
 
 
 def _some(names: Iterable[object]) -> str:

@@ -15,11 +15,11 @@ EMPTY = "empty caption"
 NOT_UTF8 = "caption that is not UTF-8"
 NOT_TEXT = "caption that is not text"
 BAD_JSON = "JSON that cannot be read"
-NO_FIELD = "JSON without the caption's field"
+NO_FIELD = "no field of the caption"
 
 
-class BadCaptionError(ValueError):
-    """A caption that cannot be used: `reason` is one of the above, `detail` what more there is to say, or ""."""
+class BadPairError(ValueError):
+    """A pair that cannot be used: `reason` is as those above, `detail` what more there is to say, or ""."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -65,7 +65,7 @@ def lines(text: bytes) -> list[bytes]:
     """Returns the captions of a text file: its lines without blanks around them, empty ones left out.
 
     Raises:
-        BadCaptionError: none is left, or the text is not UTF-8.
+        BadPairError: none is left, or the text is not UTF-8.
     """
     return clean(_decoded(text).split("\n"))
 
@@ -74,21 +74,21 @@ def clean(captions: Iterable[Any]) -> list[bytes]:
     """Returns the captions as UTF-8 without blanks around them, empty ones left out.
 
     Raises:
-        BadCaptionError: none is left, or one is not text.
+        BadPairError: none is left, or one is not text.
     """
     found = []
     for caption in captions:
         if caption is None:  # as img2dataset writes a caption that is missing
             continue
         if not isinstance(caption, str):
-            raise BadCaptionError(NOT_TEXT, f"{caption!r:.60}")
+            raise BadPairError(NOT_TEXT, f"{caption!r:.60}")
         if caption := caption.strip():
             try:
                 found.append(caption.encode())
             except UnicodeEncodeError:  # half a surrogate pair: bytes of a table, or \\ud800 in JSON
-                raise BadCaptionError(NOT_UTF8) from None
+                raise BadPairError(NOT_UTF8) from None
     if not found:
-        raise BadCaptionError(EMPTY)
+        raise BadPairError(EMPTY)
     return found
 
 
@@ -99,28 +99,28 @@ def of_json(text: bytes, field: str | None) -> list[bytes]:
         field: its name; None takes the first of `CAPTION_FIELDS` that is there.
 
     Raises:
-        BadCaptionError: no object, no such field, no text in it.
+        BadPairError: no object, no such field, no text in it.
     """
     try:
         values = json.loads(_decoded(text))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise BadCaptionError(BAD_JSON, str(error)) from None
+        raise BadPairError(BAD_JSON, str(error)) from None
     if not isinstance(values, dict):
-        raise BadCaptionError(BAD_JSON, "it is not an object {...}")
-    return of_fields(values, field)
+        raise BadPairError(BAD_JSON, "it is not an object {...}")
+    return captions_of(values, field)
 
 
-def of_fields(values: Mapping[str, Any], field: str | None) -> list[bytes]:
-    """Returns the captions in a field of an object. Raises BadCaptionError."""
+def captions_of(values: Mapping[str, Any], field: str | None) -> list[bytes]:
+    """Returns the captions in a field of an object. Raises BadPairError."""
     for name in CAPTION_FIELDS if field is None else (field,):
         if name in values:
             value = values[name]
             return clean(value if isinstance(value, list) else [value])
-    raise BadCaptionError(NO_FIELD, f"its fields: {', '.join(map(str, values))}")
+    raise BadPairError(NO_FIELD, f"its fields: {', '.join(map(str, values))}")
 
 
 def _decoded(text: bytes) -> str:
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise BadCaptionError(NOT_UTF8) from None
+        raise BadPairError(NOT_UTF8) from None

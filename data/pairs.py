@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from . import pair_cache
 from .images import read_image
 from .pair_part import Part
 from .pair_shards import Shards
-from .pair_sources import Reading, find_parts
+from .pair_sources import TAR, Reading, find_parts
+from .pair_table import TABLES
 from .sets import Split
 
 FEW = 10  # so many may be left out of any set
@@ -57,7 +59,7 @@ class PairSet:
         part, row = self._find(index)
         name = part.where(part.names[row])
         if part.stamp is None:
-            return read_image(Path(name), name)
+            return read_image(part.path / os.fsdecode(part.names[row]), name)
         data = self._shards.read(part.path, part.stamp, int(part.offsets[row]), int(part.sizes[row]))
         return read_image(data, name)
 
@@ -83,15 +85,18 @@ class Pairs:
     """Images with captions: tar shards in webdataset's naming, a folder of the same files, or a table.
 
     Args:
-        train: folder of the training split, in the tree or in the shards; None takes everything.
-        test: folder of the test split.
+        train: folder of the training split, in the tree or in the shards, or a table's value in the column `split`;
+            or files under the root, as `cc3m-train-{0000..0575}.tar`. None takes everything.
+        test: the same for the test split.
         caption: field of .json captions, or column of a table; None: .txt, else `caption`, `text` or `title`.
+        image: column of a table; None: `file`, `image`, `filepath` or another usual one.
         max_skipped: share of the pairs that may be unusable before the set is refused.
     """
 
     train: str | None = "train"
     test: str | None = "test"
     caption: str | None = None
+    image: str | None = None
     max_skipped: float = 0.1
 
     def open(self, root: Path | None, split: Split, cache: Path | None = None) -> PairSet:
@@ -110,6 +115,7 @@ class Pairs:
             root,
             self.train if split == "train" else self.test,
             caption=self.caption,
+            image=self.image,
             max_skipped=self.max_skipped,
             cache=cache,
         )
@@ -120,6 +126,7 @@ def open_pairs(
     split: str | None = None,
     *,
     caption: str | None = None,
+    image: str | None = None,
     max_skipped: float = Pairs.max_skipped,
     cache: Path | None = None,
     flag: str = "--data",
@@ -132,21 +139,27 @@ def open_pairs(
     Raises:
         ValueError: as `Pairs.open`.
     """
+    if split is not None and split.lower().endswith((TAR, *TABLES)):
+        where, split = where / split, None
     try:
-        pairs = PairSet(find_parts(where, split, Reading(caption, cache or pair_cache.cache_folder())))
+        reading = Reading(caption, image, max_skipped, cache or pair_cache.cache_folder())
+        pairs = PairSet(find_parts(where, split, reading))
         _check(pairs, where, caption, max_skipped)
     except ValueError as error:
         raise ValueError(f"{flag} {error}") from None
+    except OSError as error:
+        raise ValueError(f"{flag} {error.filename or where}: {error.strerror or error}") from None
     return pairs
 
 
 def _check(pairs: PairSet, where: Path, caption: str | None, max_skipped: float) -> None:
     total = sum(pairs.skipped.values())
-    reasons = "; ".join(f"{count} {reason}: {pairs.examples[reason][0]}" for reason, count in pairs.skipped.items())
+    reasons = "; ".join(f"{reason}: {n}, such as {pairs.examples[reason][0]}" for reason, n in pairs.skipped.items())
     if not len(pairs):
         field = f" (caption={caption!r} reads .json and tables only: leave it out for .txt)" if caption else ""
-        raise ValueError(f"{where}: no image-text pair{field}: {reasons or 'no image'}")
+        raise ValueError(f"{where}: no image-text pairs{field}. {reasons or 'It holds neither images nor captions'}")
     if total > FEW and total > max_skipped * (total + len(pairs)):
         raise ValueError(
-            f"{where}: {total} left out beside {len(pairs)} pairs, more than max_skipped = {max_skipped:.0%}: {reasons}"
+            f"{where}: {total} left out beside {len(pairs)} pairs, more than {max_skipped:.0%}. {reasons}. Mend it, or "
+            "allow more with Pairs(max_skipped=...)"
         )
