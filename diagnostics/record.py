@@ -13,10 +13,11 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diagnostics.table import Table
 from diagnostics.wandb_mirror import Mode, WandbMirror
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
@@ -72,6 +73,10 @@ class Record:
     def images(self, step: int, pictures: Mapping[str, Path]) -> None:
         """Mirrors pictures (PNG files that stay where they are) by name; they need no line of their own."""
         self._mirror.images(step, pictures)
+
+    def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> None:
+        """Mirrors a table by name: a value a column in each row, of one kind in each column; it needs no line here."""
+        self._mirror.table(step, name, Table(tuple(columns), [tuple(row) for row in rows]))
 
     def finish(self, exit_code: int) -> None:
         """Ends the record: the mirror gets a bounded time to upload, then the end is noted and the files closed."""

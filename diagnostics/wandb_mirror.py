@@ -5,10 +5,12 @@ training loop only puts items into a bounded queue; when that is full they are d
 back, with one plain line on stderr: online -> offline (same id, for `wandb sync`) -> nothing but the record.
 
 What was seen of wandb 0.31 and is guarded against: without a key `init` raises, or on a terminal asks; an unreachable
-server holds `init` for 90 s and `finish` for ever; only a teardown frees the id of a failed `init`; the stop button
-interrupts the main thread; after a resume a step that goes backwards is dropped, unless steps are a metric like others.
+server holds `init` for 90 s, each table for 19 s and `finish` for ever; only a teardown frees the id of a failed
+`init`; the stop button interrupts the main thread; after a resume a step that goes backwards is dropped, unless steps
+are a metric like others.
 """
 
+import math
 import queue
 import re
 import secrets
@@ -18,6 +20,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+from diagnostics.table import Table
 
 Mode = Literal["off", "offline", "online"]
 
@@ -31,7 +35,7 @@ _SECRET = re.compile(r"(^|_)(api_?key|key|token|secret|password|credentials?)$",
 
 
 class WandbMirror:
-    """Mirrors metrics and pictures to wandb from a background thread; with mode "off" it does nothing.
+    """Mirrors metrics, pictures and tables to wandb from a background thread; with mode "off" it does nothing.
 
     The run's id is kept in `folder/wandb_id`, so a resumed run goes on as the same wandb run; wandb's own files are in
     `folder/wandb`. They hold the command line and the host's name, never the environment.
@@ -43,6 +47,7 @@ class WandbMirror:
         self._ending = threading.Event()
         self._exit_code = 0
         self._dropped = self._failed = 0
+        self._tables = True  # until one fails
         self._thread: threading.Thread | None = None
         if mode != "off":
             about = {"id": run_id(folder), "config": without_secrets(config), "name": name, "project": project}
@@ -57,6 +62,10 @@ class WandbMirror:
     def images(self, step: int, pictures: Mapping[str, Path]) -> None:
         """Queues pictures by name; never waits. The thread reads the files later."""
         self._put({"step": step, **pictures})
+
+    def table(self, step: int, name: str, table: Table) -> None:
+        """Queues a table; never waits."""
+        self._put({"step": step, name: table})
 
     def finish(self, exit_code: int) -> dict[str, int]:
         """Waits at most half a minute for what is queued and for the upload.
@@ -133,12 +142,28 @@ class WandbMirror:
         return run
 
     def _log(self, wandb: Any, run: Any, item: dict[str, Any]) -> None:
+        is_table = any(isinstance(value, Table) for value in item.values())
+        if is_table and not self._tables:
+            self._dropped += 1
+            return
         try:
-            run.log({key: wandb.Image(str(value)) if isinstance(value, Path) else value for key, value in item.items()})
+            run.log({key: _as_wandb(wandb, value) for key, value in item.items()})
         except Exception as error:
             self._failed += 1
+            self._tables = self._tables and not is_table
             if self._failed == 1:
-                _say(f"logging failed ({_brief(error)}); the run goes on")
+                _say(f"logging failed ({_brief(error)}); the run goes on{', without tables' if is_table else ''}")
+
+
+def _as_wandb(wandb: Any, value: Any) -> Any:
+    """A file as a picture, a table as a table, anything else as it is."""
+    if isinstance(value, Path):
+        return wandb.Image(str(value))
+    if isinstance(value, Table):
+        # What is not finite is left out: wandb writes it as NaN, which is not JSON, and no browser reads the table.
+        known = [[None if isinstance(x, float) and not math.isfinite(x) else x for x in row] for row in value.rows]
+        return wandb.Table(columns=list(value.columns), data=known)
+    return value
 
 
 def run_id(folder: Path) -> str:

@@ -179,6 +179,7 @@ from diagnostics.record import Record
 record = Record(Path(sys.argv[1]), wandb_mode="off")
 record.metrics(1, {"loss": 1.0})
 record.images(1, {"picture": Path("nowhere.png")})
+record.table(1, "table", ("column",), [("value",)])
 record.finish(0)
 print("wandb" in sys.modules)
 """

@@ -44,6 +44,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
         init=lambda **_: run,
         Settings=lambda **settings: settings,
         Image=lambda path: ("image", path),
+        Table=lambda columns, data: ("table", columns, data),
         teardown=lambda: None,
     )
     monkeypatch.setitem(sys.modules, "wandb", module)
@@ -134,6 +135,38 @@ def test_secrets_are_left_out_of_the_config_at_any_depth() -> None:
         "data": [{"hf_token": "(left out)", "root": "here"}],
         "password": "(left out)",
     }
+
+
+def test_a_table_is_mirrored_and_a_wandb_without_tables_costs_only_it(
+    fake: types.SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = Record(tmp_path / "whole", "offline")
+    record.table(7, "hardest", ("image", "caption"), [(3, "a moon"), (4, "a star")])
+    record.finish(0)
+    assert fake.run.logged == [
+        {"step": 7, "hardest": ("table", ["image", "caption"], [[3, "a moon"], [4, "a star"]])},
+    ]
+    assert capsys.readouterr().err == ""
+
+    tried = []
+
+    def broken(**_: object) -> None:
+        tried.append(1)
+        raise TypeError("no such table")
+
+    fake.Table = broken
+    record = Record(tmp_path / "broken", "offline")
+    for step in (7, 8, 9):  # an unreachable server would hold each for 19 s
+        record.table(step, "hardest", ("image",), [(3,)])
+    record.metrics(7, {"loss": 1.0})
+    record.finish(0)
+    assert tried == [1]
+    assert fake.run.logged[1:] == [{"step": 7, "loss": 1.0}]
+    assert (
+        capsys.readouterr().err == "wandb: logging failed (TypeError: no such table); the run goes on, without tables\n"
+    )
+    end = read_events(tmp_path / "broken")[-1]
+    assert (end["wandb_failed"], end["wandb_dropped"]) == (1, 2)
 
 
 def test_the_end_of_a_record_says_what_the_mirror_lost(fake: types.SimpleNamespace, tmp_path: Path) -> None:

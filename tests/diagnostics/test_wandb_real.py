@@ -26,7 +26,7 @@ from tests.wandb_logs import kept_id, mirrored, steps
 KEY = "0123456789abcdef" * 3  # nobody's
 
 RUN = """
-import signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from diagnostics import wandb_mirror
 from diagnostics.record import Record
@@ -38,6 +38,10 @@ record = Record(Path(folder), mode, {"lr": 0.5, "api_key": "planted-in-config"},
 for step in range(int(first), int(first) + 20):
     record.metrics(step, {"loss": 1 / (step + 1)})
 record.images(int(first), {"heatmap": Path(folder) / "m.png"})
+if "TABLES" in os.environ:
+    rows = [(3, "a “moon”", 0.5), (4, "", float("nan"))]
+    record.table(int(first), "pairs/hardest", ("image", "caption", "similarity"), rows)
+    record.table(int(first), "none", ("image", "caption"), [])
 print("logged", flush=True)
 if wait_for_input == "yes":
     sys.stdin.readline()
@@ -93,6 +97,18 @@ def test_offline_twice_is_one_run_whose_repeated_steps_are_kept(folder: Path) ->
     assert logs[1]["metric"][-1]["step_metric"] == "step"
     pictures = list(folder.glob("wandb/*run-*/files/media/images/*.png"))
     assert [picture.read_bytes() for picture in pictures] == [(folder / "m.png").read_bytes()] * 2
+
+
+TABLE = {"columns": ["image", "caption", "similarity"], "data": [[3, "a “moon”", 0.5], [4, "", None]]}
+
+
+def test_tables_are_kept_offline_even_empty_ones(folder: Path) -> None:
+    assert run(folder, "offline", TABLES="yes") == ""
+    (files,) = folder.glob("wandb/*run-*/files/media/table")
+    (filled,) = files.glob("pairs/hardest_*.table.json")
+    assert json.loads(filled.read_text()) == TABLE
+    assert [json.loads(path.read_text())["data"] for path in files.glob("none_*.table.json")] == [[]]
+    assert [steps(log) for log in mirrored(folder)] == [list(range(20))]
 
 
 def test_no_secret_is_written(folder: Path) -> None:
@@ -155,7 +171,7 @@ class Stub(BaseHTTPRequestHandler):
         seen: dict[str, Any] = self.server.seen
         if self.path == "/graphql":
             asked = json.loads(body)
-            variables = asked["variables"]
+            variables = asked.get("variables") or {}
             seen["asked"].append(asked["operationName"])
             if asked["operationName"] == "UpsertBucket":
                 seen["ids"].append(variables["name"])
@@ -165,6 +181,13 @@ class Stub(BaseHTTPRequestHandler):
             elif asked["operationName"] == "CreateRunFiles":
                 files = [{"name": name, "uploadUrl": f"{self.server.url}/{name}"} for name in variables["files"]]
                 answer = {"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}}
+            elif asked["operationName"] == "Viewer":  # before the first table
+                answer = {"data": {"viewer": {"id": "v", "entity": "someone", "teams": {"edges": []}}}}
+            elif "artifactType" in asked["query"]:
+                answer = {"data": {"project": {"artifact": None}}}
+            elif asked["operationName"] == "CreateArtifact":  # a table is one; this says that it is there already
+                there = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
+                answer = {"data": {"createArtifact": {"artifact": there}}}
             else:
                 answer = {"data": {}}
         elif self.path.endswith("file_stream"):
@@ -222,6 +245,16 @@ def test_online_everything_arrives_and_a_resumed_run_has_the_same_id(folder: Pat
         assert run(folder, "online", first=10, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url) == ""
         assert sorted(line["step"] for line in server.seen["history"] if "loss" in line) == list(range(10, 30))
         assert set(server.seen["ids"]) == {kept_id(folder)}
+
+
+def test_online_a_table_arrives(folder: Path) -> None:
+    with serving() as server:
+        assert run(folder, "online", WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url, TABLES="yes") == ""
+        assert "CreateArtifact" in server.seen["asked"]
+        tables = [data for path, data in server.seen["uploads"].items() if "/table/pairs/hardest" in path]
+        assert [json.loads(table) for table in tables] == [TABLE]
+        logged = [line["pairs/hardest"] for line in server.seen["history"] if "pairs/hardest" in line]
+        assert [(table["_type"], table["nrows"]) for table in logged] == [("table-file", 2)]
 
 
 def test_a_server_that_dies_mid_run_is_given_up_at_the_end(folder: Path) -> None:
