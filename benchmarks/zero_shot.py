@@ -12,9 +12,9 @@ holds open_clip_train. Compared are
 * recall with one caption an image: `open_clip_train.train.get_clip_metrics`;
 * recall with five captions an image: no function of the wheel; here from the ranks in a full sort of every row.
 
-They must agree to 0.1 points, else the exit code is 1: open_clip ranks in float32 and takes equals as they come, we rank
-in float64 and count equals by lot ("missile" and "sunglasses" are each the name of two classes). What that means where
-all embeddings are equal is printed, too.
+They must agree to 0.1 points, else the exit code is 1: open_clip ranks in float32 and takes equals as they come, we
+rank in float64 and count equals by lot ("missile" and "sunglasses" are each the name of two classes). What that means
+where all embeddings are equal is printed, too.
 """
 
 from __future__ import annotations
