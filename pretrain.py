@@ -241,18 +241,21 @@ def pretrain(name: str, argv: list[str]) -> int:
         fixed = batches.render(rows, PROBE_EPOCH)
         if not fixed.error:
             on_device = to_device(fixed.batch, recipe.views, device, place.channels_last)
-            probe = Probe(objective, on_device, place.out / "heatmaps", recipe.batch_size)
+            labels = fixed.captions or None, fixed.batch.views[0]
+            probe = Probe(objective, on_device, place.out / "heatmaps", recipe.batch_size, *labels)
 
     def look(loss: float | None = None) -> None:
         """Draws the heatmaps and measures the embeddings of the probe batch."""
         if record is None or probe is None:
             return
-        numbers, pictures, warning = probe.look(step, step / total_steps, loss)
-        record.metrics(step, numbers)
-        record.images(step, pictures)
-        if warning:
-            complain(warning)
-            record.event("collapse", step=step, warning=warning)
+        seen = probe.look(step, step / total_steps, loss)
+        record.metrics(step, seen.numbers)
+        record.images(step, seen.pictures)
+        for name, table in seen.tables.items():
+            record.table(step, name, *table)
+        if seen.warning:
+            complain(seen.warning)
+            record.event("collapse", step=step, warning=seen.warning)
 
     def save() -> bool:
         """Saves the state after `step` updates, if it is finite; returns, on every rank, whether it could be written.

@@ -55,7 +55,11 @@ def pair_heatmap_png(
         ValueError: the matrix is not (N, N) with N >= 1, captions or thumbnails are not N of their kind, or the path
             does not end with .png.
     """
-    _check(similarity, path, captions, thumbnails)
+    if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or len(similarity) == 0:
+        raise ValueError(f"a picture of pairs needs similarities (N, N), got shape {tuple(similarity.shape)}")
+    if path.suffix != ".png":
+        raise ValueError(f"a heatmap is a .png file, got {path.name!r}")
+    check_labels(len(similarity), captions, thumbnails)
     rows = spread(len(similarity))
     values = similarity.detach().float().cpu().numpy()[np.ix_(rows, rows)]
     cell = min(max(_SIDE // len(rows), _CELL[0]), _CELL[1])
@@ -105,18 +109,18 @@ def spread(num: int) -> list[int]:
     return [round(i * (num - 1) / (SPREAD - 1)) for i in range(SPREAD)]
 
 
-def _check(similarity: Tensor, path: Path, captions: Sequence[str], thumbnails: Tensor) -> None:
-    num = len(similarity) if similarity.ndim == 2 else 0
-    if num == 0 or similarity.shape[1] != num:
-        raise ValueError(f"a picture of pairs needs similarities (N, N), got shape {tuple(similarity.shape)}")
-    if path.suffix != ".png":
-        raise ValueError(f"a heatmap is a .png file, got {path.name!r}")
-    if len(captions) != num:
+def check_labels(num: int, captions: Sequence[str] | None, thumbnails: Tensor | None) -> None:
+    """Checks what the rows and columns of `num` pairs are labelled with, as far as it is there.
+
+    Raises:
+        ValueError: captions or thumbnails are not `num` of their kind.
+    """
+    if captions is not None and len(captions) != num:
         raise ValueError(f"{len(captions)} captions for {num} pairs")
-    if thumbnails.ndim != 4 or thumbnails.shape[:2] != (num, 3):
+    if thumbnails is not None and (thumbnails.ndim != 4 or thumbnails.shape[:2] != (num, 3)):
         raise ValueError(f"thumbnails have shape {tuple(thumbnails.shape)}, needed is ({num}, 3, H, W)")
-    if thumbnails.dtype != torch.uint8:
-        raise ValueError(f"thumbnails are {thumbnails.dtype}, needed is torch.uint8: not yet normalised")
+    if thumbnails is not None and thumbnails.dtype != torch.uint8:
+        raise ValueError(f"thumbnails are {thumbnails.dtype}, needed is torch.uint8: pixels not yet normalised")
 
 
 def _nearest(values: NDArray[np.floating], group: list[int]) -> list[int | None]:

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from diagnostics.collapse import collapse_warning
+from diagnostics.collapse import SanityLines, collapse_warning
 from diagnostics.embedding_stats import embedding_statistics, matrix_statistics
 from diagnostics.heatmap import heatmap_png, title
+from diagnostics.pair_heatmap import check_labels
+from diagnostics.pair_probe import diagnose_pairs, pairs_collapse_warning
+from diagnostics.table import Table
 from losses.matrices import cosine_similarity, cross_correlation, sample_correlation
 
 
@@ -55,26 +58,54 @@ def diagnose(
     return numbers, pictures
 
 
+class Look(NamedTuple):
+    """What one look at the probe gave.
+
+    numbers: by name, for the metrics. pictures, tables: by name; the files are in the run folder.
+    warning: what has collapsed, in a line, or None.
+    """
+
+    numbers: dict[str, float]
+    pictures: dict[str, Path]
+    warning: str | None
+    tables: dict[str, Table]
+
+
 class Probe:
     """Looks at an objective through one fixed batch, in eval mode: nothing is changed by it.
 
+    Where it embeds text, images are held against descriptions (`diagnose_pairs`), else the first two views against each
+    other (`diagnose`).
+
     Args:
         objective: an `objectives.Objective`.
-        batch: an `objectives.Batch` on its device: V >= 2 views of N >= 2 images.
-        folder: gets the heatmaps, see `diagnose`.
+        batch: an `objectives.Batch` on its device: V >= 2 views of N >= 2 images, or one view and text.
+        folder: gets the heatmaps.
         batch_size: rows of the training batch, which the sanity lines of the loss are for.
+        captions: N sentences, as drawn for the batch's text. thumbnails: (N, 3, H, W) uint8, the images as seen.
+            With both, some pairs are also drawn with labels.
+
+    Raises:
+        ValueError: captions or thumbnails are not N of their kind.
     """
 
-    def __init__(self, objective: Any, batch: Any, folder: Path, batch_size: int) -> None:
+    def __init__(
+        self,
+        objective: Any,
+        batch: Any,
+        folder: Path,
+        batch_size: int,
+        captions: Sequence[str] | None = None,
+        thumbnails: Tensor | None = None,
+    ) -> None:
+        check_labels(len(batch.views[0]), captions, thumbnails)
         dtype = next(objective.parameters()).dtype
-        self._objective, self._folder = objective, folder
+        self._objective, self._folder, self._batch_size = objective, folder, batch_size
         self._batch = batch._replace(views=tuple(view.to(dtype) for view in batch.views))
-        self._sanity = objective.sanity(batch_size)
+        self._captions, self._thumbnails = captions, thumbnails
 
-    def look(
-        self, step: int, progress: float, loss: float | None
-    ) -> tuple[dict[str, float], dict[str, Path], str | None]:
-        """The numbers and pictures of `diagnose`, the loss's sanity lines among the numbers, and a collapse warning.
+    def look(self, step: int, progress: float, loss: float | None) -> Look:
+        """Draws and measures; the loss's sanity lines and the scale of the similarities are among the numbers.
 
         Args:
             step: optimiser steps done. progress: the same in [0, 1] of the run.
@@ -82,11 +113,27 @@ class Probe:
         """
         self._objective.eval()
         with torch.inference_mode():
-            first, second = list(self._objective.embed(self._batch, progress).values())[:2]
+            z = self._objective.embed(self._batch, progress)
         self._objective.train()
-        numbers, pictures = diagnose(first.float(), second.float(), step, self._folder, self._batch.label)
+        sanity = self._objective.sanity(self._batch_size)  # anew: a learned scale moves the lines
+        if "text" in z:
+            seen = self._pairs(z["image"].float(), z["text"].float(), step, loss, sanity)
+        else:
+            seen = self._views(*(part.float() for part in list(z.values())[:2]), step, loss, sanity)
+        if sanity is not None:  # lines to hold the curve of the loss against
+            seen.numbers.update({f"sanity/{key}": value for key, value in sanity._asdict().items()})
+        return seen
+
+    def _views(self, a: Tensor, b: Tensor, step: int, loss: float | None, sanity: SanityLines | None) -> Look:
+        numbers, pictures = diagnose(a, b, step, self._folder, self._batch.label)
         statistics = {key.removeprefix("probe/"): value for key, value in numbers.items()}
-        warning = collapse_warning(statistics, *first.shape, step, loss, self._sanity)
-        if self._sanity is not None:  # lines to hold the curve of the loss against
-            numbers |= {f"sanity/{key}": value for key, value in self._sanity._asdict().items()}
-        return numbers, pictures, warning
+        return Look(numbers, pictures, collapse_warning(statistics, *a.shape, step, loss, sanity), {})
+
+    def _pairs(self, image: Tensor, text: Tensor, step: int, loss: float | None, sanity: SanityLines | None) -> Look:
+        group = self._batch.text.group.cpu()
+        labelled = self._batch.label, self._captions, self._thumbnails
+        numbers, pictures, tables = diagnose_pairs(image, text, group, step, self._folder, *labelled)
+        if (log_scale := getattr(self._objective, "log_scale", None)) is not None:
+            numbers["probe/image_text/scale"] = float(log_scale.detach().exp())
+        warning = pairs_collapse_warning(numbers, group, image.shape[1], step, loss, sanity)
+        return Look(numbers, pictures, warning, tables)
