@@ -34,18 +34,37 @@ def rows_at_once(num_rows: int, device: torch.device) -> int:
     return min(num_rows, max(128, (2**20 if device.type == "cpu" else 2**22) // num_rows))
 
 
+class Units(NamedTuple):
+    """Rows over their lengths (n, D), and these lengths (n, 1)."""
+
+    rows: Tensor
+    length: Tensor
+
+    @classmethod
+    def of(cls, z: Tensor) -> Units:
+        """Returns those of `z` (n, D), as F.normalize makes them: no length is under 1e-12."""
+        length = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min_(1e-12)
+        return cls(z / length, length)
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """Turns the gradient (n, D) of these rows into that of `z`, in place; returns its sum along the rows, ()."""
+        along = (gradient * self.rows).sum(1, keepdim=True)
+        gradient.addcmul_(self.rows, along, value=-1).div_(self.length)
+        return along.sum()
+
+
 class Block(NamedTuple):
-    """Some rows of the logits (n, N), the normalised rows of `a` (n, D) they come from, and two buffers (n, N)."""
+    """Some rows of the logits (n, N), the normalised rows of `a` they come from, and two buffers (n, N)."""
 
     rows: slice
-    unit_a: Tensor
+    a: Units
     logits: Tensor
     buffer: Tensor
     other: Tensor
 
 
-def blocks(a: Tensor, unit_b: Tensor, scale: Tensor, kept: Tensor | None = None) -> Iterator[Block]:
-    """Yields scale * cosine of the rows of `a` (N, D) and of `unit_b` (N, D), normalised, always in the same memory.
+def blocks(a: Tensor, b: Units, scale: Tensor, kept: Tensor | None = None) -> Iterator[Block]:
+    """Yields scale * cosine of rows of `a` (N, D) with all rows of `b` (N, D), always in the same memory.
 
     Args:
         kept: the logits (N, N) of an earlier pass, if they were one block. The logits are never written to for this.
@@ -55,47 +74,38 @@ def blocks(a: Tensor, unit_b: Tensor, scale: Tensor, kept: Tensor | None = None)
     buffers = [a.new_empty(step, num_rows) for _ in range(2 if kept is not None else 3)]
     for start in range(0, num_rows, step):
         rows = slice(start, min(start + step, num_rows))
-        unit_a = F.normalize(a[rows])
-        buffer, other, *rest = (whole[: len(unit_a)] for whole in buffers)
-        logits = torch.mm(unit_a * scale, unit_b.T, out=rest[0]) if kept is None else kept
-        yield Block(rows, unit_a, logits, buffer, other)
+        units = Units.of(a[rows])
+        buffer, other, *rest = (whole[: rows.stop - start] for whole in buffers)
+        logits = torch.mm(units.rows * scale, b.rows.T, out=rest[0]) if kept is None else kept
+        yield Block(rows, units, logits, buffer, other)
 
 
 class Gradients:
     """Gradients of `a`, `b` (N, D) and the scale, from the gradient of the logits, block by block."""
 
-    def __init__(self, a: Tensor, b: Tensor, unit_b: Tensor, wants_a: bool, wants_b: bool) -> None:
+    def __init__(self, a: Tensor, b: Units, wants_a: bool, wants_b: bool) -> None:
         """Makes room for what is wanted; `b` also stands in for `a` where only the scale is."""
-        self.a, self.b, self.unit_b = a, b, unit_b
+        self.b = b
         self.of_a = torch.empty_like(a) if wants_a else None
-        self.of_b = torch.zeros_like(b) if wants_b or not wants_a else None
+        self.of_b = torch.zeros_like(b.rows) if wants_b or not wants_a else None
         self.of_scale = a.new_zeros(())
 
     def add(self, block: Block, gradient: Tensor, scale: Tensor) -> None:
         """Takes the gradient (n, N) of a block's logits."""
         if self.of_a is not None:
-            of_unit = gradient @ self.unit_b
-            self.of_scale += _through_normalize(of_unit, block.unit_a, self.a[block.rows])
-            torch.mul(of_unit, scale, out=self.of_a[block.rows])
+            of_units = gradient @ self.b.rows
+            self.of_scale += block.a.back(of_units)
+            torch.mul(of_units, scale, out=self.of_a[block.rows])
         if self.of_b is not None:
-            self.of_b.addmm_(gradient.T, block.unit_a)
+            self.of_b.addmm_(gradient.T, block.a.rows)
 
     def finish(self, scale: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Returns the gradients of `a`, `b` and the scale."""
         if self.of_b is not None:
-            along = _through_normalize(self.of_b, self.unit_b, self.b)
+            along = self.b.back(self.of_b)
             self.of_scale = self.of_scale if self.of_a is not None else along
             self.of_b *= scale
         return self.of_a, self.of_b, self.of_scale
-
-
-def _through_normalize(gradient: Tensor, unit: Tensor, z: Tensor) -> Tensor:
-    """Turns the gradient (n, D) of F.normalize(z) into that of z, in place; returns its sum along `unit`, a scalar."""
-    along = (gradient * unit).sum(1, keepdim=True)
-    # The smallest length is F.normalize's own.
-    length = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min_(1e-12)
-    gradient.addcmul_(unit, along, value=-1).div_(length)
-    return along.sum()
 
 
 def _differentiable_again(
@@ -137,11 +147,11 @@ class _CrossEntropies(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, number: Tensor, both: bool) -> tuple[Tensor, ...]:
-        num_rows, unit_b = len(a), F.normalize(b)
+        num_rows = len(a)
         count, positive, row_max, row_sum = a.new_empty(4, num_rows)
         column_max, column_sum = a.new_full((num_rows,), -torch.inf), a.new_zeros(num_rows)
         kept = None
-        for block in blocks(a, unit_b, scale * LOG2_E):
+        for block in blocks(a, Units.of(b), scale * LOG2_E):
             rows, _, logits, buffer, _ = block
             same = torch.eq(number[rows, None], number, out=buffer)
             count[rows] = same.sum(1)
@@ -166,11 +176,11 @@ class _CrossEntropies(torch.autograd.Function):
         a, b, scale, number, count, row_max, row_sum, column_max, column_sum, kept = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _differentiable_again(plain_cross_entropies, gradients, a, b, scale, number, ctx.both)
-        unit_b = F.normalize(b)
-        found = Gradients(a, b, unit_b, *ctx.needs_input_grad[:2])
+        units_b = Units.of(b)
+        found = Gradients(a, units_b, *ctx.needs_input_grad[:2])
         shares = [gradient / len(a) for gradient in gradients]
         of_row, of_target = shares[0] / row_sum, sum(shares[1:], shares[0]) / count
-        for block in blocks(a, unit_b, scale * LOG2_E, kept):
+        for block in blocks(a, units_b, scale * LOG2_E, kept):
             rows, _, logits, buffer, other = block
             gradient = torch.sub(logits, row_max[rows, None], out=buffer).exp2_().mul_(of_row[rows, None])
             if ctx.both:
@@ -209,7 +219,7 @@ class _PairLosses(torch.autograd.Function):
         num_rows = len(a)
         positive, negative = a.new_empty(2, num_rows)
         kept = None
-        for block in blocks(a, F.normalize(b), scale):
+        for block in blocks(a, Units.of(b), scale):
             signed, same = _signed(block, bias, number)
             cost = F.softplus(signed, threshold=LINEAR_FROM)
             positive[block.rows] = same.mul_(cost).sum(1)
@@ -225,11 +235,11 @@ class _PairLosses(torch.autograd.Function):
         a, b, scale, bias, number, kept = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _differentiable_again(plain_pair_losses, gradients, a, b, scale, bias, number)
-        unit_b = F.normalize(b)
-        found = Gradients(a, b, unit_b, *ctx.needs_input_grad[:2])
+        units_b = Units.of(b)
+        found = Gradients(a, units_b, *ctx.needs_input_grad[:2])
         of_positive, of_negative = (gradient / len(a) for gradient in gradients)
         of_bias = a.new_zeros(())
-        for block in blocks(a, unit_b, scale, kept):
+        for block in blocks(a, units_b, scale, kept):
             signed, same = _signed(block, bias, number)
             weight = same.mul_(-(of_positive + of_negative)).add_(of_negative)
             gradient = signed.sigmoid_().mul_(weight)

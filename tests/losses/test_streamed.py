@@ -172,7 +172,7 @@ def test_a_block_is_small_and_every_row_is_in_one():
             assert 1 <= rows <= num_rows
             assert rows * num_rows <= max(2**22, 128 * num_rows)
     a = torch.randn(300, 4)
-    parts = [(block.rows.start, block.rows.stop) for block in streamed.blocks(a, a, torch.ones(()))]
+    parts = [(block.rows.start, block.rows.stop) for block in streamed.blocks(a, streamed.Units.of(a), torch.ones(()))]
     assert parts == [(0, 300)]
 
 
