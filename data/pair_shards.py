@@ -11,7 +11,7 @@ from .images import BadImage
 from .pair_naming import OUTSIDE, clean, pair, split_name
 from .pair_part import Part, Row, Skipped, stamp_of
 from .pair_texts import BadPairError, lines, of_json
-from .tar_index import DEVICES, FILES, FOLDERS, LINKS, SPARSE, members
+from .tar_index import FILES, FOLDERS, members
 
 NOT_A_FILE = "link, device or sparse file"
 
@@ -34,15 +34,11 @@ def index_shard(path: Path, caption: str | None, suffixes: tuple[bytes, ...]) ->
 
     def files() -> Iterator[tuple[bytes, tuple[int, int]]]:
         for name, kind, offset, size in members(path):
-            if kind in FOLDERS or (split_name(name) is None):
-                continue
             inside = clean(name)
-            if inside is None:
-                skip(OUTSIDE, name)
-            elif kind in FILES:
+            if kind in FILES and inside is not None:
                 yield inside, (offset, size)
-            elif kind in LINKS or kind in DEVICES or kind == SPARSE:
-                skip(NOT_A_FILE, inside)
+            elif kind not in FOLDERS and split_name(name) is not None:
+                skip(NOT_A_FILE if inside is not None else OUTSIDE, name)
 
     stamp = stamp_of(path.stat())
     found = pair(files(), suffixes, skip)
