@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn import functional as F
 
 import recipes
@@ -90,14 +91,23 @@ def test_text_features_are_those_of_each_text(objective):
 
 def test_text_features_of_a_tower_that_looks_at_padding():
     """Rows are then never cut: the last position is pooled."""
-    tokenizer = Bytes(16, trim=False)
+    tokenizer = Bytes(32, trim=False)
     torch.manual_seed(0)
     text = TextTransformer(tokenizer, width=16, layers=1, heads=2, causal=False, pool="last")
     objective = BUILD(text=text).eval()
     texts = ["a", "a red square", "ab"]
     with torch.no_grad():
         rows = F.normalize(objective.encode_text(tokenizer.encode(texts)))
-    torch.testing.assert_close(text_features(objective, tokenizer, texts, CPU), rows, atol=1e-6, rtol=0)
+    torch.testing.assert_close(text_features(objective, tokenizer, texts, CPU, batch_size=1), rows, atol=1e-6, rtol=0)
+
+
+def test_text_features_drop_nothing_of_a_tower_in_training(objective):
+    """A run's end evaluates the networks that were just trained: their mode stays as it is."""
+    plain = text_features(objective, TOKENIZER, ["red", "a blue square"], CPU)
+    objective.text_head = nn.Sequential(objective.text_head, nn.Dropout(0.5))
+    objective.train()
+    assert torch.equal(text_features(objective, TOKENIZER, ["red", "a blue square"], CPU), plain)
+    assert all(module.training for module in objective.modules())
 
 
 def test_retrieval_takes_all_captions_and_equal_ones_as_equal(objective, untrained, root):
