@@ -28,12 +28,13 @@ def class_embeddings(
     Source: arXiv 2103.00020, section 3.1.4 (an ensemble over the embedding space).
     """
     texts = [sentence.replace("{}", name) for name in names for sentence in sentences]
-    embedded = F.normalize(embed(texts).to("cpu", torch.float64))
+    embedded = embed(texts).cpu()
     if not bool(embedded.isfinite().all()):
         raise ValueError(
             "the embeddings of the class names are not finite: broken weights, or a training that diverged"
         )
-    return F.normalize(embedded.view(len(names), len(sentences), -1).mean(dim=1)).float()
+    means = [F.normalize(rows.double()).mean(dim=0) for rows in embedded.split(len(sentences))]
+    return F.normalize(torch.stack(means)).float()
 
 
 def accuracy(
