@@ -96,7 +96,7 @@ def pair_title(heading: str, step: int, statistics: Mapping[str, float]) -> list
     there, back = (100 * statistics[f"{way}_top1"] for way in ("image_to_text", "text_to_image"))
     return [
         heading,
-        f"step {step:,} · top-1 image to text {there:.1f} % · text to image {back:.1f} %",
+        f"step {step:,} · top-1 image to text {there:.1f} % · top-1 text to image {back:.1f} %",
         f"mean diagonal {statistics['diagonal']:.3f} · mean |off-diagonal| {statistics['off_diagonal']:.3f}"
         f" · max |off-diagonal| {statistics['off_diagonal_max']:.3f}",
     ]
@@ -158,7 +158,7 @@ def _heads(rows: list[int], captions: Sequence[str], cell: int, left: int, width
 def _note(num: int, num_all: int, width: int) -> NDArray[np.uint8]:
     canvas = palette.paper(26, width)
     which = "the description" if num == num_all else f"of these {num} descriptions ({num_all} in the probe) the one"
-    palette.write(canvas, 0, 7, f"framed: {which} nearest to each image; off the diagonal it is wrong", 12, FAINT)
+    palette.write(canvas, 0, 7, f"framed: {which} nearest to each image; off the diagonal, not its own", 12, FAINT)
     return canvas
 
 

@@ -203,7 +203,7 @@ def test_the_title_holds_both_directions(tmp_path: Path) -> None:
     lines = pair_title("Image-description similarity", 12000, pair_statistics(similarity, torch.arange(2)))
     assert lines == [
         "Image-description similarity",
-        "step 12,000 · top-1 image to text 50.0 % · text to image 100.0 %",
+        "step 12,000 · top-1 image to text 50.0 % · top-1 text to image 100.0 %",
         "mean diagonal 0.600 · mean |off-diagonal| 0.350 · max |off-diagonal| 0.600",
     ]
     pair_heatmap_png(similarity, tmp_path / "p.png", lines, ["a", "b"], thumbnails(2))

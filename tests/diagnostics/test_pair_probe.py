@@ -1,6 +1,7 @@
 import csv
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from diagnostics.embedding_stats import feature_std, rankme
 from diagnostics.heatmap import montage
+from diagnostics.pair_heatmap import pair_heatmap_png
 from diagnostics.pair_probe import diagnose_pairs, pairs_collapse_warning
 from diagnostics.pair_stats import hardest_pairs, modality_gap, pair_statistics
 from diagnostics.probe import Probe
@@ -57,6 +59,12 @@ def test_two_matrices_and_a_labelled_picture_are_drawn(
     found = pair_statistics(cosine_similarity(*pairs), group)
     assert titles[0].startswith("Image-description similarity\nstep 100 · top-1 image to text ")
     assert f"text to image {100 * found['text_to_image_top1']:.1f} %" in titles[0]
+    matrix = cosine_similarity(*pairs)
+    lines, hardest = titles[0].split("\n"), hardest_pairs(matrix, group)
+    with TemporaryDirectory() as other:
+        by_hand = Path(other) / "p.png"
+        pair_heatmap_png(matrix, by_hand, lines, CAPTIONS, THUMBNAILS, group, hardest)
+        assert by_hand.read_bytes() == pictures["image_text_labelled"].read_bytes()
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
     step = "step_0000100"
     assert files == [
