@@ -20,6 +20,7 @@ from objectives import ImageText
 
 from . import zero_shot as classes_by_name
 from .features import extract_each, frozen
+from .images import progress
 from .retrieval import chance, recall
 from .run_folder import read_run, rebuild, weights_of
 from .table import Metric, Row
@@ -136,10 +137,11 @@ def text_features(
     different, place = group.unique(return_inverse=True)
     distinct = tokens[torch.empty(len(different), dtype=torch.int64).scatter_(0, place, torch.arange(len(texts)))]
     by_length = (distinct != 0).sum(dim=1).argsort(stable=True)  # batches of like length are trimmed the most
+    batches = by_length.split(batch_size or _batch_size(device))
     features: Tensor | None = None
     objective.to(device)
     with frozen(objective):
-        for rows in by_length.split(batch_size or _batch_size(device)):
+        for rows in progress(batches, len(batches), "texts"):
             batch = trimmed(distinct[rows]) if tokenizer.trim else distinct[rows]
             z = F.normalize(objective.encode_text(batch.to(device)).float()).cpu()
             features = torch.empty(len(different), z.shape[1]) if features is None else features

@@ -245,7 +245,16 @@ def test_help_is_instant():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("[]")
-    for flag in ("--run", "--weights", "--protocol", "--knn-temperature", "--random-baseline", "--out"):
+    for flag in (
+        "--run",
+        "--weights",
+        "--protocol",
+        "--knn-temperature",
+        "--random-baseline",
+        "--out",
+        "--zero-shot",
+        "--retrieval",
+    ):
         assert flag in done.stdout
     assert "None" not in done.stdout
 

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from evaluation.image_text import (
 from evaluation.retrieval import recall
 from evaluation.run_folder import rebuild
 from evaluation.table import Metric, Row
-from models import Bytes, TextTransformer
+from losses import SigLIP
+from models import Bytes, Projection, TextTransformer, export_weights
 from tests.evaluation.image_text_runs import BUILD, COLOURS, TOKENIZER, VIEW, trained, write_images, write_run
 from training import checkpoint
 from training.recipe import describe
@@ -167,6 +169,22 @@ def test_a_run_is_read_back_exactly(run, untrained):
     torch.manual_seed(3)
     fresh = found.build().state_dict()
     assert all(torch.equal(value, fresh[name]) for name, value in untrained.state_dict().items())
+
+
+def test_a_siglip_run_without_an_image_head_is_read_back_with_its_bias(run):
+    text = TextTransformer(Bytes(16, trim=False), width=16, layers=1, heads=2, causal=False, pool="last")
+    build = partial(BUILD, text=text, head=None, text_head=Projection(8, bias=True), loss=SigLIP())
+    made = build()
+    with torch.no_grad():
+        made.bias.fill_(-3.5)
+    record = json.loads((run / "recipe.json").read_text())
+    record["described"]["objective"] = describe(build)
+    (run / "recipe.json").write_text(json.dumps(record))
+    export_weights(made, run / "image_text" / "model.safetensors")
+    found = read_image_text(run)
+    assert found.objective.state_dict().keys() == made.state_dict().keys()
+    assert found.objective.bias.item() == -3.5
+    assert found.tokenizer == text.tokenizer
 
 
 def test_a_run_that_still_trains_gives_its_newest_checkpoint(run):
