@@ -1,7 +1,8 @@
 """Captioned pictures of shapes that the project draws itself: a set to learn from with nothing to download.
 
 Each 64 x 64 picture shows one of ten shapes, the label, in one of nine colours, four fills and three sizes, tilted, at
-one of six places, on a patterned background with confetti, uneven light and grain; its caption says so in a sentence.
+one of six places, on a patterned background with confetti, uneven light and grain; its caption says so in a sentence,
+and a second one names colour and shape.
 
 Picture i is a function of (seed, split, i), the same to the bit on every machine.
 
@@ -53,8 +54,8 @@ class ShapesSet:
         return Image.fromarray(self.pixels[index])
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """The picture's one caption."""
-        return (self.captions[index],)
+        """The picture's sentence, and the short caption that names colour and shape."""
+        return self.captions[index], self.scenes[index].short
 
     def name(self, index: int) -> str:
         """What a message calls the picture, for example "shapes/train/000012 (red striped star)"."""
@@ -63,7 +64,7 @@ class ShapesSet:
 
 
 def write(folder: Path, train: int = 4000, val: int = 1000, seed: int = 0) -> None:
-    """Writes both splits for other tools: DIR/train/star/000008.png, its caption in 000008.txt, DIR/train/pairs.csv.
+    """Writes both splits for other tools: DIR/train/star/000008.png, its captions in 000008.txt, DIR/train/pairs.csv.
 
     Args:
         folder: where to write; must be empty or not yet there
@@ -79,11 +80,12 @@ def write(folder: Path, train: int = 4000, val: int = 1000, seed: int = 0) -> No
         for name in images.classes:
             (folder / images.split / name).mkdir(parents=True)
         pairs = [("image", "caption")]
-        for index, caption in enumerate(images.captions):
+        for index in range(len(images)):
             path = f"{images.scenes[index].shape}/{index:06d}.png"
             images.image(index).save(folder / images.split / path)
-            (folder / images.split / path).with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
-            pairs.append((path, caption))
+            texts = images.texts(index)
+            (folder / images.split / path).with_suffix(".txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+            pairs += [(path, text) for text in texts]
         with (folder / images.split / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(pairs)
 

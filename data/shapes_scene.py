@@ -6,7 +6,10 @@ shows the shape; the shape is large and the background's pattern faint, so that 
 colour is mostly the label.
 
 One sentence names size, colour, fill, shape, place, and the pattern and colour of the background. It stays true under a
-horizontal flip because places are "in an upper corner" or "off to one side", never left or right.
+horizontal flip because places are "in an upper corner" or "off to one side", never left or right. A second, short
+caption names colour and shape alone: sentences tell pictures apart by all the rest, so that a network that has to find
+the right one of 64 has little need of the shape (zero-shot top-1 after 6 epochs: 26 % from sentences alone, 35 % from
+both in equal parts; n = 1 each).
 
 Draws are Python's `random.random`, whose sequence is guaranteed.
 """
@@ -88,6 +91,11 @@ class Scene:
     light: tuple[float, float]  # brightness gained in one pixel along x and y, relative
     grain: int  # the noise's own seed, 32 bits
 
+    @property
+    def short(self) -> str:
+        """The short caption: colour and shape, which other pictures have, too."""
+        return short_caption(self.fill.colour, self.shape)
+
 
 def scene(seed: int, split: str, index: int) -> Scene:
     """The scene of one picture; shapes take turns over `index`, so that classes are equally frequent."""
@@ -139,6 +147,11 @@ def scene(seed: int, split: str, index: int) -> Scene:
         light=(between(-0.003, 0.003), between(-0.003, 0.003)),
         grain=int(draw() * 2**32),
     )
+
+
+def short_caption(colour: str, shape: str) -> str:
+    """The caption "a red star"; with "{}" as the shape, a prompt for zero-shot classification."""
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
 
 
 def brightness(colour: str) -> float:

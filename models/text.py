@@ -19,12 +19,14 @@ class TextTransformer:
     |---|---|
     | CLIP ViT-B/32, RN50 | `TextTransformer(Bpe(77), width=512, layers=12, heads=8)` |
     | SigLIP B/16 | `TextTransformer(tokenizer, 768, 12, 12, causal=False, pool="last", eps=1e-6)` |
+    | a bag of words, for small sets | `TextTransformer(Bpe(32), 64, layers=0, heads=1, pool="mean")` |
 
     Args:
         tokenizer: gives the vocabulary and the longest row; the recipe hands it the captions.
-        width: features of a token. layers: blocks. heads: of attention; they divide the width.
+        width: features of a token. layers: blocks, from 0 on. heads: of attention; they divide the width.
         causal: a token sees itself and those before it. Without, all see all, padding included.
-        pool: the caption's feature is that of its "end" token, or of the "last" position whatever stands there.
+        pool: the caption's feature is that of its "end" token, of the "last" position whatever stands there, or the
+            "mean" over its tokens.
         eps: of the layer norms.
 
     Raises:
@@ -38,18 +40,20 @@ class TextTransformer:
     layers: int
     heads: int
     causal: bool = True
-    pool: Literal["end", "last"] = "end"
+    pool: Literal["end", "last", "mean"] = "end"
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if min(self.width, self.layers, self.heads) < 1 or self.width % self.heads:
+        if min(self.width, self.layers + 1, self.heads) < 1 or self.width % self.heads:
             raise ValueError(
-                f"text tower of width {self.width}, {self.layers} layers, {self.heads} heads: "
-                "all should be at least 1, and the heads divide the width"
+                f"text tower of width {self.width}, {self.layers} layers, {self.heads} heads: width and heads should "
+                "be at least 1, layers at least 0, and the heads divide the width"
             )
-        if self.pool not in ("end", "last"):
-            raise ValueError(f"pool {self.pool!r} is none of 'end', 'last'")
-        if self.tokenizer.trim and not (self.causal and self.pool == "end"):
+        if self.pool not in ("end", "last", "mean"):
+            raise ValueError(f"pool {self.pool!r} is none of 'end', 'last', 'mean'")
+        if self.layers == 0 and self.pool != "mean":
+            raise ValueError(f"without layers no token knows of another: pool {self.pool!r} sees one, take 'mean'")
+        if self.tokenizer.trim and not (self.causal and self.pool != "last"):
             raise ValueError(
                 "a text tower that is not causal, or pools the last position, looks at padding: give its tokenizer "
                 "trim=False, else a caption's embedding would depend on the others of its batch"
@@ -86,7 +90,7 @@ class TextTower(nn.Module):
 
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
-        into, out_of, mlp = width**-0.5, width**-0.5 * (2 * layers) ** -0.5, (2 * width) ** -0.5
+        into, out_of, mlp = width**-0.5, width**-0.5 * (2 * max(layers, 1)) ** -0.5, (2 * width) ** -0.5
         for block in self.blocks:
             nn.init.normal_(block.self_attn.in_proj_weight, std=into)
             nn.init.normal_(block.self_attn.out_proj.weight, std=out_of)
@@ -108,5 +112,8 @@ class TextTower(nn.Module):
             x = block(x, src_mask=mask, is_causal=self.causal)
         if self.pool == "last":
             return self.norm(x[:, -1])
+        if self.pool == "mean":
+            real = (tokens != 0).unsqueeze(2).to(x.dtype)  # every caption has at least its end token
+            return self.norm((x * real).sum(dim=1) / real.sum(dim=1))
         end = tokens.argmax(dim=1)  # the end token is the highest number of the vocabulary
         return self.norm(x[torch.arange(len(x), device=x.device), end])

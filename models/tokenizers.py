@@ -93,6 +93,6 @@ def _open_clip_encode() -> Callable[[str], list[int]]:
     except ImportError as error:
         raise ValueError(
             f"the byte pair tokenizer comes with open_clip_torch, which cannot be imported ({error}): "
-            "pip install open_clip_torch, or take the byte tokenizer (--tokenizer bytes)"
+            "pip install open_clip_torch, or take the byte tokenizer where the recipe has it (--tokenizer bytes)"
         ) from None
     return SimpleTokenizer().encode

@@ -200,9 +200,15 @@ def in_container(args: argparse.Namespace, request: Request) -> list[str]:
     """Returns the Python that trains, with the words before it that put it into the container if there is one."""
     if not request.container:
         return [request.python or sys.executable]
-    places = [args.out.absolute(), *([args.data.absolute()] if args.data else [])]
+    places = [args.out.absolute(), *(sources(args.data) if args.data else [])]
     gpu = ["--nv"] if request.gpus_per_node else []
     return ["apptainer", "exec", *gpu, "--bind", ",".join(map(str, places)), request.container, "python3"]
+
+
+def sources(data: Path) -> list[Path]:
+    """Returns what `--data` names on the disk: itself; of `A.tar::B/{0000..0331}.tar` the file A.tar and folder B."""
+    named = str(data).split("::")
+    return [(Path(name.split("{")[0] + "x").parent if "{" in name else Path(name)).absolute() for name in named]
 
 
 def _name(args: argparse.Namespace) -> str:

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": {"losses", "models", "parallel"},
     "data": {"augmentations", "parallel", "objectives"},
     "training": {"objectives", "parallel"},
-    "evaluation": {"models", "data", "parallel", "augmentations", "training", "diagnostics"},
+    "evaluation": {"losses", "models", "objectives", "data", "parallel", "augmentations", "training", "diagnostics"},
     "diagnostics": {"losses", "parallel"},
     "recipes": OURS - {"slurm", "recipes"},
     "slurm": set(),

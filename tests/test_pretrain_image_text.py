@@ -115,9 +115,8 @@ def test_the_scale_has_a_curve(main: Main, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     """Sixteen pairs, an image without a caption, and a caption of nothing but white space."""
-    monkeypatch.setenv("SSL_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "pairs"
     (root / "train").mkdir(parents=True)
     rng = np.random.default_rng(0)

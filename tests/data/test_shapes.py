@@ -87,10 +87,12 @@ def test_write_makes_a_tree_that_torchvision_reads(tmp_path):
             index = int(Path(path).stem)
             assert label == expected.labels[index]
             assert np.array_equal(np.asarray(Image.open(path)), expected.pixels[index])
-            assert Path(path).with_suffix(".txt").read_text(encoding="utf-8").strip() == expected.captions[index]
+            assert Path(path).with_suffix(".txt").read_text(encoding="utf-8").splitlines() == list(
+                expected.texts(index)
+            )
         with (tmp_path / "out" / split / "pairs.csv").open(newline="", encoding="utf-8") as file:
             pairs = list(csv.DictReader(file))
-        assert [pair["caption"] for pair in pairs] == list(expected.captions)
+        assert [pair["caption"] for pair in pairs] == [text for i in range(len(expected)) for text in expected.texts(i)]
         assert all((tmp_path / "out" / split / pair["image"]).is_file() for pair in pairs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 import pytest
 import torch
@@ -64,14 +65,22 @@ def test_the_tower_gives_what_open_clips_does_with_the_same_weights(kind: str) -
     assert torch.allclose(head(ours(tokens)), theirs(tokens), rtol=1e-12, atol=1e-12)
 
 
-def test_what_stands_behind_the_end_token_changes_nothing() -> None:
+@pytest.mark.parametrize("pool", ["end", "mean"])
+def test_what_stands_behind_the_end_token_changes_nothing(pool: Literal["end", "mean"]) -> None:
     torch.manual_seed(0)
-    tower, width = TextTransformer(Bytes(64), 16, 2, 4).build()
+    tower, width = TextTransformer(Bytes(64), 16, 2, 4, pool=pool).build()
     tokens = Bytes(64).encode(["a cat", "a longer caption"])
     whole, cut = tower.double()(tokens), tower(tokens[:, :20])
     assert whole.shape == (2, width)
     assert torch.allclose(whole, cut, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(tower(tokens[:, :16])[1], whole[1])  # the end token itself was cut off
+
+
+def test_without_layers_it_is_a_bag_of_tokens_and_their_places() -> None:
+    tower, _ = TextTransformer(Bytes(8), 4, 0, 1, pool="mean").build()
+    tokens = Bytes(8).encode(["ab"])
+    x = tower.tokens.weight[tokens[0, :3]] + tower.positions[:3]
+    assert torch.allclose(tower(tokens)[0], tower.norm(x.mean(dim=0)))
 
 
 def test_eval_mode_gives_what_training_mode_does() -> None:
@@ -104,8 +113,9 @@ def test_positions_have_no_weight_decay() -> None:
     [
         (lambda: Bytes(2), "context 2"),
         (lambda: TextTransformer(Bytes(32), 10, 1, 4), "heads divide"),
-        (lambda: TextTransformer(Bytes(32), 16, 0, 4), "0 layers"),
-        (lambda: TextTransformer(Bytes(32), 16, 1, 4, pool="mean"), "pool 'mean'"),
+        (lambda: TextTransformer(Bytes(32), 16, -1, 4), "-1 layers"),
+        (lambda: TextTransformer(Bytes(32), 16, 0, 4), "without layers"),
+        (lambda: TextTransformer(Bytes(32), 16, 1, 4, pool="max"), "pool 'max'"),
         (lambda: Projection(0), "embedding width 0"),
     ],
 )

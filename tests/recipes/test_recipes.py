@@ -67,11 +67,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CACHE", str(tmp_path))
-
-
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_takes_steps(name: str, folder: Path) -> None:
     recipe = recipes.load(name)(**knobs(name))

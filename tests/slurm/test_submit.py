@@ -169,3 +169,15 @@ def test_without_slurm_nothing_is_left_behind(
     assert submit.main(["demo", "--out", str(tmp_path / "out")]) == 2
     assert "no Slurm here" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "bound"),
+    [
+        ("/data/imagenet", ["/data/imagenet"]),
+        ("/data/cc3m/{0000..0331}.tar", ["/data/cc3m"]),
+        ("/data/cc3m/train-{0000..0331}.tar::/other/one.tar", ["/data/cc3m", "/other/one.tar"]),
+    ],
+)
+def test_a_container_sees_every_source_of_the_data(data: str, bound: list[str]) -> None:
+    assert [str(place) for place in submit.sources(Path(data))] == bound
