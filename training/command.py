@@ -24,7 +24,7 @@ class Place:
     out: Path
     """run folder: made if it is not there, resumed if it holds this run"""
     data: Path | None = None
-    """the images: a folder; image-text pairs: shards, a folder or a table (not needed by recipes that generate theirs)"""
+    """the images: a folder; pairs: tar shards, a folder or a table (not needed by recipes that generate theirs)"""
     workers: int = 2
     """processes on each rank that decode and render; the batches are the same for any number"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
