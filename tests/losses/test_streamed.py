@@ -1,4 +1,4 @@
-"""The streamed losses against their plain forms: blocks that do not divide N, precision, which gradients are wanted."""
+"""The streamed losses against their plain forms: tiles that do not divide N, precision, which gradients are wanted."""
 
 import itertools
 
@@ -12,9 +12,9 @@ from losses.inputs import group_numbers
 N, D = 23, 7
 
 
-@pytest.fixture(params=[1, 5, 23], ids=lambda rows: f"{rows}-rows-at-once")
-def rows_at_once(request, monkeypatch):
-    monkeypatch.setattr(streamed, "rows_at_once", lambda num_rows, device: min(num_rows, request.param))
+@pytest.fixture(params=[3, 11, 23], ids="tiles-of-{}".format)
+def tile_edge(request, monkeypatch):
+    monkeypatch.setattr(streamed, "tile_edge", lambda num_rows, device: min(num_rows, request.param))
 
 
 def inputs(dtype=torch.float64, scale=14.0, num_rows=N, num_features=D):
@@ -57,7 +57,7 @@ def gradients(form, x, wanted):
     return torch.autograd.grad(weighed(form(*x)), wanted, allow_unused=True)
 
 
-@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.usefixtures("tile_edge")
 @pytest.mark.parametrize("scale", [1.0, 14.0, 100.0])
 @pytest.mark.parametrize("name", FORMS)
 def test_values_and_gradients_equal_the_plain_form(name, scale):
@@ -68,7 +68,7 @@ def test_values_and_gradients_equal_the_plain_form(name, scale):
     torch.testing.assert_close(gradients(form, x, wanted), gradients(plain, x, wanted), rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.usefixtures("tile_edge")
 @pytest.mark.parametrize("name", ["rows-and-columns", "sigmoid"])
 def test_gradients_do_not_depend_on_which_are_wanted(name):
     whole = inputs()
@@ -81,7 +81,7 @@ def test_gradients_do_not_depend_on_which_are_wanted(name):
         torch.testing.assert_close(found, tuple(expected[index] for index in wanted), rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.usefixtures("tile_edge")
 @pytest.mark.parametrize("name", FORMS)
 def test_gradients_match_finite_differences_once_and_twice(name):
     x = inputs(scale=4.0, num_rows=13, num_features=3)
@@ -91,7 +91,7 @@ def test_gradients_match_finite_differences_once_and_twice(name):
     torch.autograd.gradgradcheck(lambda *y: weighed(form(*y, *x[len(y) :])), wanted)
 
 
-@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.usefixtures("tile_edge")
 @pytest.mark.parametrize("scale", [14.0, 100.0])
 @pytest.mark.parametrize("name", ["rows-and-columns", "sigmoid"])
 def test_float32_is_as_near_to_float64_as_the_plain_form(name, scale):
@@ -107,7 +107,7 @@ def test_float32_is_as_near_to_float64_as_the_plain_form(name, scale):
     assert errors[0] < max(2e-6, 2 * errors[1]) < 2e-5
 
 
-@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.usefixtures("tile_edge")
 def test_a_column_far_from_every_row_does_not_underflow():
     """Each row has its partner at cosine 1, and the last column is opposite to all: e^-200 beside the rows' highest."""
     a = torch.eye(4)[[0, 0, 0, 0]] + 1e-2 * torch.eye(4)
@@ -119,7 +119,7 @@ def test_a_column_far_from_every_row_does_not_underflow():
         assert value.item() == pytest.approx(right.item(), rel=1e-5)
 
 
-@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.usefixtures("tile_edge")
 def test_a_loss_that_is_almost_solved_keeps_its_digits_in_float32():
     """Partners have logit 100, others 87: a loss of 5e-5, where float32 near 100 has steps of 8e-6."""
     a = torch.cat([torch.full((N, 1), 0.87**0.5), 0.13**0.5 * torch.eye(N)], dim=1).double()
@@ -142,13 +142,14 @@ def test_the_same_graph_goes_back_twice_and_no_graph_is_made_without_need(name):
         torch.testing.assert_close(form(*x), tuple(term.detach() for term in form(*x)), rtol=0, atol=0)
 
 
-def test_backward_inside_autocast_changes_no_bit():
-    for loss in (NPairs(), SigLIP()):
-        a, b, *_ = inputs(torch.float32)
-        outside = torch.autograd.grad(sum(loss(a, b).values()), (a, b))
-        with torch.autocast("cpu", torch.bfloat16):
-            inside = torch.autograd.grad(sum(loss(a, b).values()), (a, b))
-        torch.testing.assert_close(inside, outside, rtol=0, atol=0)
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("loss", [NPairs(), SigLIP()], ids=str)
+def test_backward_inside_autocast_changes_no_bit(loss, create_graph):
+    a, b, *_ = inputs(torch.float32)
+    outside = torch.autograd.grad(sum(loss(a, b).values()), (a, b), create_graph=create_graph)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = torch.autograd.grad(sum(loss(a, b).values()), (a, b), create_graph=create_graph)
+    torch.testing.assert_close(inside, outside, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("loss", [NPairs(), SigLIP()], ids=str)
@@ -165,15 +166,28 @@ def test_nothing_reads_a_value_on_the_host(loss):
         assert scale.grad.shape == ()
 
 
-def test_a_block_is_small_and_every_row_is_in_one():
-    for num_rows in (2, 100, 1024, 1025, 8192, 100_000):
-        for device in ("cpu", "cuda"):
-            rows = streamed.rows_at_once(num_rows, torch.device(device))
-            assert 1 <= rows <= num_rows
-            assert rows * num_rows <= max(2**22, 128 * num_rows)
-    a = torch.randn(300, 4)
-    parts = [(block.rows.start, block.rows.stop) for block in streamed.blocks(a, streamed.Units.of(a), torch.ones(()))]
-    assert parts == [(0, 300)]
+@pytest.mark.parametrize("edge", [1, 3, 4, 7])
+def test_every_pair_is_in_one_tile(monkeypatch, edge):
+    monkeypatch.setattr(streamed, "tile_edge", lambda num_rows, device: edge)
+    random = torch.Generator().manual_seed(0)
+    a, b = (streamed.Units.of(z) for z in torch.randn(2, 7, 3, generator=random))
+    seen = torch.zeros(7, 7)
+    logits = torch.full((7, 7), torch.nan)
+    for tile in streamed.tiles(a, b, torch.tensor(2.0)):
+        seen[tile.rows, tile.columns] += 1
+        logits[tile.rows, tile.columns] = tile.logits
+        assert tile.logits.shape == tile.buffer.shape == tile.other.shape
+        assert len({x.data_ptr() for x in (tile.logits, tile.buffer, tile.other)}) == 3
+    assert seen.eq(1).all()
+    torch.testing.assert_close(logits, 2 * a.rows @ b.rows.T)
+
+
+def test_tiles_are_small_and_even():
+    for device, edge in (("cpu", 1024), ("cuda", 2048)):
+        for num_rows in (2, 100, edge - 1, edge, edge + 1, 8 * edge, 100_000):
+            found = streamed.tile_edge(num_rows, torch.device(device))
+            assert min(num_rows, edge) / 2 < found <= edge
+            assert -(-num_rows // found) == -(-num_rows // edge)
 
 
 def test_group_numbers_are_equal_where_groups_are():
