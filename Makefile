@@ -7,6 +7,7 @@ OUT ?= runs/demo
 
 demo: .venv/installed
 	$(BIN)/python pretrain.py demo --out $(OUT)
+	$(BIN)/python pretrain.py npairs_demo --out $(OUT)-captions
 
 # Small tensors gain nothing from threads; processes that run side by side lose much.
 test: .venv/installed

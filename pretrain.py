@@ -116,7 +116,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     import torch
 
     from augmentations import mix
-    from data.loader import StepBatches, load, open_images, to_device
+    from data.loader import StepBatches, left_out, load, open_images, to_device
     from data.order import epoch_order
     from diagnostics.heartbeat import Heartbeat
     from diagnostics.probe import Probe
@@ -227,8 +227,7 @@ def pretrain(name: str, argv: list[str]) -> int:
         for file, fault in damaged.items():
             complain(f"skipped a damaged checkpoint: {file}: {fault}")
             record.event("damaged_checkpoint", path=str(file), fault=fault)
-        for reason, count in getattr(images, "skipped", {}).items():
-            examples = images.examples[reason]
+        for reason, (count, examples) in left_out(images).items():
             complain(f"--data {place.data}: {count} left out: {reason}, such as {examples[0]}")
             record.event("skipped_pairs", reason=reason, count=count, examples=examples)
         if step:

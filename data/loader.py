@@ -18,6 +18,7 @@ from parallel import World
 from .captions import Tokenizer, draw_caption, encode
 from .images import BadImage
 from .order import batch_samples
+from .pairs import PairSet
 from .sets import Captioned, ImageSet
 
 
@@ -148,6 +149,13 @@ def steps_per_epoch(images: ImageSet, batch_size: int, world: World) -> int:
     if batch_size > len(images):
         raise ValueError(f"--batch-size {batch_size} is more than the {len(images)} images of the training set")
     return len(images) // batch_size
+
+
+def left_out(images: ImageSet) -> dict[str, tuple[int, list[str]]]:
+    """Returns what the set could not use and left out: by reason how many, and the first few; {} for most sets."""
+    if not isinstance(images, PairSet):
+        return {}
+    return {reason: (count, images.examples[reason]) for reason, count in images.skipped.items()}
 
 
 def open_images(recipe: Any, place: Any, world: World) -> tuple[ImageSet, int]:

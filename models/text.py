@@ -73,7 +73,7 @@ class TextTower(nn.Module):
         self.causal, self.pool = spec.causal, spec.pool
         self.tokens = nn.Embedding(spec.tokenizer.vocab_size, width)
         self.positions = nn.Parameter(torch.empty(spec.tokenizer.context, width))
-        self.blocks = nn.ModuleList(
+        blocks = [
             nn.TransformerEncoderLayer(
                 width,
                 spec.heads,
@@ -85,13 +85,14 @@ class TextTower(nn.Module):
                 norm_first=True,
             )
             for _ in range(layers)
-        )
+        ]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, eps=spec.eps)
 
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
         into, out_of, mlp = width**-0.5, width**-0.5 * (2 * max(layers, 1)) ** -0.5, (2 * width) ** -0.5
-        for block in self.blocks:
+        for block in blocks:
             nn.init.normal_(block.self_attn.in_proj_weight, std=into)
             nn.init.normal_(block.self_attn.out_proj.weight, std=out_of)
             nn.init.normal_(block.linear1.weight, std=mlp)

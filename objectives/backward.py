@@ -62,7 +62,7 @@ class Chunks:
             z[name].requires_grad_()
         terms = self.objective.terms(z, progress)
         scaler.scale(torch.stack(list(terms.values())).sum()).backward()
-        grads = {name: z[name].grad.chunk(self.num) for name in learned}
+        grads = {name: _gradient(z[name]).chunk(self.num) for name in learned}
         for i, chunk in enumerate(chunks):
             part = self._embed(chunk, progress, seed + i)
             torch.autograd.backward([part[name] for name in learned], [grads[name][i] for name in learned])
@@ -75,6 +75,10 @@ class Chunks:
     def _embed(self, chunk: Batch, progress: float, seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed % 2**64)  # the second forward drops out what the first did
         return embed(self.objective, chunk, progress, self.precision)
+
+
+def _gradient(z: Tensor) -> Tensor:
+    return z.grad if z.grad is not None else torch.zeros_like(z)  # a loss may not look at all embeddings
 
 
 def split(batch: Batch, num: int) -> list[Batch]:
