@@ -1,9 +1,8 @@
 """Memory and time of `--chunks`: a batch K times larger in K chunks, against one chunk alone and the whole batch.
 
-    python benchmarks/chunks.py [--rows 16] [--chunks 8] [--backbone vit_tiny_patch16_224] [--repeats 5] [--json FILE]
+    python benchmarks/chunks.py [--rows 16] [--chunks 8] [--backbone vit_tiny_patch16_224] [--size 224] [--repeats 5]
 
-One CLIP step, forward and backward, gradients in place, at 224 pixels with a text tower of 4 layers; random pixels and
-captions. Memory: peak resident size (VmHWM, reset through /proc/self/clear_refs) above the resident size before the
+One CLIP step, forward and backward, gradients in place, with a text tower of 4 layers; random pixels and captions. Memory: peak resident size (VmHWM, reset through /proc/self/clear_refs) above the resident size before the
 step, one warm-up done, the higher of two, each case in a process of its own where freed blocks go back to the system.
 The batch itself lies in memory before the step and is not counted. Time: median over the repeats, cases in turn in one
 process. Before anything is measured, the gradients of chunks and of the whole batch must agree. CPU, Linux.
@@ -36,9 +35,9 @@ CASES = ("one chunk", "chunks", "whole")
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 
 
-def batch(rows: int) -> Batch:
+def batch(rows: int, size: int) -> Batch:
     random = torch.Generator().manual_seed(0)
-    images = torch.randn(rows, 3, 224, 224, generator=random)
+    images = torch.randn(rows, 3, size, size, generator=random)
     text = encode(Bytes(64), [f"picture number {row} of many that are here" for row in range(rows)])
     return Batch((images,), torch.arange(rows), torch.zeros(rows, dtype=torch.int64), text)
 
@@ -47,8 +46,9 @@ def case(name: str, options: argparse.Namespace) -> tuple[Callable[[], Any], Ima
     """Returns one step of the case, and its objective."""
     torch.manual_seed(0)
     text = TextTransformer(Bytes(64), 192, 4, 3)
-    objective = ImageText(Backbone(options.backbone), text, Projection(256), Projection(256), NPairs())
-    rows = batch(options.rows if name == "one chunk" else options.rows * options.chunks)
+    encoder = Backbone(options.backbone, {"img_size": options.size})
+    objective = ImageText(encoder, text, Projection(256), Projection(256), NPairs())
+    rows = batch(options.rows if name == "one chunk" else options.rows * options.chunks, options.size)
     take = Chunks(objective, "fp32", options.chunks) if name == "chunks" else WholeBatch(Step(objective))
     return lambda: take(rows, 0.0, OFF), objective
 
@@ -83,7 +83,8 @@ def main(arguments: list[str]) -> None:
     add = parser.add_argument
     add("--rows", type=int, default=16, help="of one chunk (default %(default)s)")
     add("--chunks", type=int, default=8, help="of the large batch (default %(default)s)")
-    add("--backbone", default="vit_tiny_patch16_224", help="a timm network for 224 pixels (default %(default)s)")
+    add("--backbone", default="vit_tiny_patch16_224", help="a timm ViT (default %(default)s)")
+    add("--size", type=int, default=224, help="pixels of a side (default %(default)s)")
     add("--repeats", type=int, default=5, help="timed steps of each case (default %(default)s)")
     add("--threads", type=int, default=1, help="threads of torch (default %(default)s)")
     add("--json", type=Path, help="also write everything to this file")
