@@ -2,10 +2,11 @@
 
     python benchmarks/chunks.py [--rows 16] [--chunks 8] [--backbone vit_tiny_patch16_224] [--size 224] [--repeats 5]
 
-One CLIP step, forward and backward, gradients in place, with a text tower of 4 layers; random pixels and captions. Memory: peak resident size (VmHWM, reset through /proc/self/clear_refs) above the resident size before the
-step, one warm-up done, the higher of two, each case in a process of its own where freed blocks go back to the system.
-The batch itself lies in memory before the step and is not counted. Time: median over the repeats, cases in turn in one
-process. Before anything is measured, the gradients of chunks and of the whole batch must agree. CPU, Linux.
+One CLIP step, forward and backward, gradients in place, with a text tower of 4 layers; random pixels and captions.
+Memory: peak resident size (VmHWM, reset through /proc/self/clear_refs) above the resident size before the step, one
+warm-up done, the higher of two, each case in a process of its own where freed blocks go back to the system. The batch
+itself lies in memory before the step and is not counted. Time: median over the repeats, cases in turn in one process.
+Before anything is measured, the gradients of chunks and of the whole batch must agree. CPU, Linux.
 """
 
 from __future__ import annotations
