@@ -6,15 +6,18 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from losses import NPairs, SigLIP, streamed
+from losses import NPairs, SigLIP, streamed, tiling
 from losses.inputs import group_numbers
 
 N, D = 23, 7
 
 
-@pytest.fixture(params=[3, 11, 23], ids="tiles-of-{}".format)
-def tile_edge(request, monkeypatch):
-    monkeypatch.setattr(streamed, "tile_edge", lambda num_rows, device: min(num_rows, request.param))
+@pytest.fixture(params=[(3, False), (11, False), (11, True), (23, False), (23, True)], ids=str)
+def tiled(request, monkeypatch):
+    """Tiles of 3, 11 or 23 rows and columns, whose logits are made anew or kept for the backward pass."""
+    edge, kept = request.param
+    monkeypatch.setattr(tiling, "tile_edge", lambda num_rows, device: min(num_rows, edge))
+    monkeypatch.setattr(tiling, "KEPT", N * N if kept else 0)
 
 
 def inputs(dtype=torch.float64, scale=14.0, num_rows=N, num_features=D):
@@ -57,7 +60,7 @@ def gradients(form, x, wanted):
     return torch.autograd.grad(weighed(form(*x)), wanted, allow_unused=True)
 
 
-@pytest.mark.usefixtures("tile_edge")
+@pytest.mark.usefixtures("tiled")
 @pytest.mark.parametrize("scale", [1.0, 14.0, 100.0])
 @pytest.mark.parametrize("name", FORMS)
 def test_values_and_gradients_equal_the_plain_form(name, scale):
@@ -68,7 +71,21 @@ def test_values_and_gradients_equal_the_plain_form(name, scale):
     torch.testing.assert_close(gradients(form, x, wanted), gradients(plain, x, wanted), rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.usefixtures("tile_edge")
+@pytest.mark.usefixtures("tiled")
+@pytest.mark.parametrize("name", ["rows-and-columns", "sigmoid"])
+def test_rows_of_any_length_equal_the_plain_form(name):
+    a, b, scale, bias, number = inputs()
+    lengths = torch.logspace(-9, 9, N, dtype=a.dtype)[:, None]
+    x = ((a.detach() * lengths).requires_grad_(), (b.detach() / lengths).requires_grad_(), scale, bias, number)
+    form, plain = FORMS[name]
+    torch.testing.assert_close(form(*x), plain(*x), rtol=1e-13, atol=1e-14)
+    found, expected = (
+        [g * size for g, size in zip(gradients(f, x, x[:2]), (lengths, 1 / lengths))] for f in (form, plain)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.usefixtures("tiled")
 @pytest.mark.parametrize("name", ["rows-and-columns", "sigmoid"])
 def test_gradients_do_not_depend_on_which_are_wanted(name):
     whole = inputs()
@@ -81,7 +98,7 @@ def test_gradients_do_not_depend_on_which_are_wanted(name):
         torch.testing.assert_close(found, tuple(expected[index] for index in wanted), rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.usefixtures("tile_edge")
+@pytest.mark.usefixtures("tiled")
 @pytest.mark.parametrize("name", FORMS)
 def test_gradients_match_finite_differences_once_and_twice(name):
     x = inputs(scale=4.0, num_rows=13, num_features=3)
@@ -91,7 +108,7 @@ def test_gradients_match_finite_differences_once_and_twice(name):
     torch.autograd.gradgradcheck(lambda *y: weighed(form(*y, *x[len(y) :])), wanted)
 
 
-@pytest.mark.usefixtures("tile_edge")
+@pytest.mark.usefixtures("tiled")
 @pytest.mark.parametrize("scale", [14.0, 100.0])
 @pytest.mark.parametrize("name", ["rows-and-columns", "sigmoid"])
 def test_float32_is_as_near_to_float64_as_the_plain_form(name, scale):
@@ -107,7 +124,7 @@ def test_float32_is_as_near_to_float64_as_the_plain_form(name, scale):
     assert errors[0] < max(2e-6, 2 * errors[1]) < 2e-5
 
 
-@pytest.mark.usefixtures("tile_edge")
+@pytest.mark.usefixtures("tiled")
 def test_a_column_far_from_every_row_does_not_underflow():
     """Each row has its partner at cosine 1, and the last column is opposite to all: e^-200 beside the rows' highest."""
     a = torch.eye(4)[[0, 0, 0, 0]] + 1e-2 * torch.eye(4)
@@ -119,7 +136,7 @@ def test_a_column_far_from_every_row_does_not_underflow():
         assert value.item() == pytest.approx(right.item(), rel=1e-5)
 
 
-@pytest.mark.usefixtures("tile_edge")
+@pytest.mark.usefixtures("tiled")
 def test_a_loss_that_is_almost_solved_keeps_its_digits_in_float32():
     """Partners have logit 100, others 87: a loss of 5e-5, where float32 near 100 has steps of 8e-6."""
     a = torch.cat([torch.full((N, 1), 0.87**0.5), 0.13**0.5 * torch.eye(N)], dim=1).double()
@@ -131,6 +148,7 @@ def test_a_loss_that_is_almost_solved_keeps_its_digits_in_float32():
 
 
 @pytest.mark.parametrize("name", ["rows-and-columns", "sigmoid"])
+@pytest.mark.usefixtures("tiled")
 def test_the_same_graph_goes_back_twice_and_no_graph_is_made_without_need(name):
     x = inputs()
     form, _ = FORMS[name]
@@ -166,28 +184,36 @@ def test_nothing_reads_a_value_on_the_host(loss):
         assert scale.grad.shape == ()
 
 
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("edge", [1, 3, 4, 7])
-def test_every_pair_is_in_one_tile(monkeypatch, edge):
-    monkeypatch.setattr(streamed, "tile_edge", lambda num_rows, device: edge)
+def test_every_pair_is_in_one_tile(monkeypatch, edge, keep):
+    monkeypatch.setattr(tiling, "tile_edge", lambda num_rows, device: edge)
     random = torch.Generator().manual_seed(0)
-    a, b = (streamed.Units.of(z) for z in torch.randn(2, 7, 3, generator=random))
+    a, b = (tiling.Units.of(z) for z in torch.randn(2, 7, 3, generator=random))
     seen = torch.zeros(7, 7)
     logits = torch.full((7, 7), torch.nan)
-    for tile in streamed.tiles(a, b, torch.tensor(2.0)):
+    kept = torch.full((7, 7), torch.nan) if keep else None
+    for tile in tiling.tiles(a, b, torch.tensor(2.0), kept):
         seen[tile.rows, tile.columns] += 1
         logits[tile.rows, tile.columns] = tile.logits
         assert tile.logits.shape == tile.buffer.shape == tile.other.shape
         assert len({x.data_ptr() for x in (tile.logits, tile.buffer, tile.other)}) == 3
     assert seen.eq(1).all()
     torch.testing.assert_close(logits, 2 * a.rows @ b.rows.T)
+    if kept is not None:
+        assert torch.equal(kept, logits)
+        again = list(tiling.tiles(a, b, torch.tensor(torch.nan), kept, filled=True))
+        assert all(torch.equal(tile.logits, logits[tile.rows, tile.columns]) for tile in again)
 
 
 def test_tiles_are_small_and_even():
     for device, edge in (("cpu", 1024), ("cuda", 2048)):
         for num_rows in (2, 100, edge - 1, edge, edge + 1, 8 * edge, 100_000):
-            found = streamed.tile_edge(num_rows, torch.device(device))
+            found = tiling.tile_edge(num_rows, torch.device(device))
             assert min(num_rows, edge) / 2 < found <= edge
             assert -(-num_rows // found) == -(-num_rows // edge)
+    assert tiling.room(torch.empty(2896, 1)).shape == (2896, 2896)
+    assert tiling.room(torch.empty(2897, 1)) is None
 
 
 def test_group_numbers_are_equal_where_groups_are():
