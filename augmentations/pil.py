@@ -3,6 +3,7 @@
 Each operation equals, to the bit, the one that the papers' code calls (torchvision's on PIL images, or Pillow's own).
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +26,8 @@ def render(image: Image.Image, drawn: Drawn) -> Tensor:
     _check_rgb(image)
     assert 0 <= drawn.top <= image.height - drawn.height, (drawn, image.size)
     assert 0 <= drawn.left <= image.width - drawn.width, (drawn, image.size)
+    if drawn.turn is not None:
+        image = _turn(image, *drawn.turn, drawn.fill)
     # Not resize(box=...): its filter reads across the box's border, which the papers' crop-then-resize does not.
     image = image.crop((drawn.left, drawn.top, drawn.left + drawn.width, drawn.top + drawn.height))
     image = image.resize((drawn.size, drawn.size), _RESAMPLING[drawn.interpolation])
@@ -83,6 +86,15 @@ def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.de
     """
     as_channels = torch.tensor([mean, std], dtype=torch.float32, device=device)[:, :, None, None]
     return torch.tensor(255.0, device=device), as_channels[0], as_channels[1]
+
+
+def _turn(image: Image.Image, angle: float, zoom: float, fill: tuple[int, int, int]) -> Image.Image:
+    """torchvision's affine(angle, scale=zoom, interpolation=BILINEAR, fill=fill): clockwise about the centre."""
+    x, y = image.width / 2, image.height / 2
+    # For each pixel of the result where it comes from; summed in torchvision's order, for the last bit.
+    a, b = math.cos(math.radians(angle)) / zoom, math.sin(math.radians(angle)) / zoom
+    matrix = (a, b, a * -x + b * -y + x, -b, a, -b * -x + a * -y + y)
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
 
 
 def _color(image: Image.Image, op: ColorOp, factor: float) -> Image.Image:

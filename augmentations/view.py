@@ -17,15 +17,18 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop tries as often
-NUM_DRAWS = 6 + 4 + 4 + 4 * CROP_ATTEMPTS  # what happens and sigma; order of colours; their factors; crop
+FIRST_DRAWS = 6 + 4 + 4 + 4 * CROP_ATTEMPTS  # what happens and sigma; order of colours; their factors; crop
+NUM_DRAWS = FIRST_DRAWS + 3  # whether it turns; angle; zoom
 
 
 class Drawn(NamedTuple):
-    """One random view as a row of numbers. The operations run in the order of the fields.
+    """One random view as a row of numbers. The operations run in the order of the fields, the turn before all others.
 
     top, left, height, width: the crop, in pixels of the source image. size: side of the square result, in pixels.
     jitter: the colour operations with their factors, in the order they run; empty for none. sigma: the blur's
     standard deviation in pixels of the result, 0 for none. threshold: values from it on are inverted; None for none.
+    turn: degrees clockwise about the centre of the source image, whose frame stays, and the factor by which it grows
+    in it; None for none. fill: R, G, B where the turned image does not reach.
     """
 
     top: int
@@ -39,6 +42,8 @@ class Drawn(NamedTuple):
     gray: bool
     sigma: float
     threshold: int | None
+    turn: tuple[float, float] | None = None
+    fill: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,17 @@ class View:
 
     size: side of the square result, in pixels.
     scale, ratio: of the crop; its share of the source's area, and width / height (drawn log-uniformly).
-    flip, jitter, gray, blur, solarize: probabilities.
+    flip, jitter, gray, blur, solarize, turn: probabilities.
     brightness, contrast, saturation: x gives a factor within max(0, 1 - x) .. 1 + x. hue: x gives a turn within
     -x .. x, where 1 is the whole circle.
     sigma: standard deviation of the blur, in pixels of the result. threshold: levels (of 0 .. 255) from it on are
-    inverted. mean, std: of the channels R, G, B in 0 .. 1; for `normalize`.
+    inverted. angle: x turns the source image by -x .. x degrees. zoom: (low, high) of the factor by which it grows
+    with that, drawn log-uniformly. fill: R, G, B in 0 .. 255 of what then lies bare.
+    mean, std: of the channels R, G, B in 0 .. 1; for `normalize`.
 
     Raises: ValueError that names the field, its value and the range.
-    Source: torchvision's RandomResizedCrop and ColorJitter (algorithms); facebookresearch/barlowtwins main.py @8e8d284
-    (defaults: its two views without what differs between them; order of operations).
+    Source: torchvision's RandomResizedCrop, ColorJitter and RandomAffine (algorithms); facebookresearch/barlowtwins
+    main.py @8e8d284 (defaults: its two views without what differs between them; order of operations).
     """
 
     size: int = 224
@@ -73,12 +80,16 @@ class View:
     sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
     threshold: int = 128
+    turn: float = 0.0
+    angle: float = 0.0
+    zoom: tuple[float, float] = (1.0, 1.0)
+    fill: tuple[int, int, int] = (0, 0, 0)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         _check_common(self)
-        for name in ("flip", "jitter", "gray", "blur", "solarize"):
+        for name in ("flip", "jitter", "gray", "blur", "solarize", "turn"):
             _check(self, name, _within(getattr(self, name), 0, 1), "a probability from 0 to 1")
         for name in ("brightness", "contrast", "saturation"):
             _check(self, name, _within(getattr(self, name), 0, math.inf), "a number from 0 on")
@@ -86,6 +97,11 @@ class View:
         _check(self, "scale", _ascending(self.scale, 1) and self.scale[0] > 0, "(low, high), 0 < low <= high <= 1")
         _check(self, "ratio", _ascending(self.ratio, math.inf) and self.ratio[0] > 0, "(low, high), 0 < low <= high")
         _check(self, "sigma", _ascending(self.sigma, math.inf), "(low, high) in pixels, 0 <= low <= high")
+        _check(self, "angle", _within(self.angle, 0, 180), "a number of degrees from 0 to 180")
+        _check(self, "zoom", _ascending(self.zoom, math.inf) and self.zoom[0] > 0, "(low, high), 0 < low <= high")
+        fill = self.fill
+        good = isinstance(fill, tuple) and len(fill) == 3 and all(_is_int(x) and 0 <= x <= 255 for x in fill)
+        _check(self, "fill", good, "a tuple of three integers from 0 to 255")
         _check(self, "threshold", _is_int(self.threshold) and 0 <= self.threshold <= 256, "an integer from 0 to 256")
 
     def draw(self, rng: Random, height: int, width: int) -> Drawn:
@@ -97,8 +113,10 @@ class View:
         """
         numbers = [rng.random() for _ in range(NUM_DRAWS)]
         flip, jitter, gray, blur, sigma, solarize = numbers[:6]
+        turn, angle, zoom = numbers[FIRST_DRAWS:]
+        factor = math.exp(_uniform(zoom, math.log(self.zoom[0]), math.log(self.zoom[1])))
         return Drawn(
-            *self._crop(iter(numbers[14:]), height, width),
+            *self._crop(iter(numbers[14:FIRST_DRAWS]), height, width),
             size=self.size,
             interpolation=self.interpolation,
             flip=flip < self.flip,
@@ -106,6 +124,8 @@ class View:
             gray=gray < self.gray,
             sigma=_uniform(sigma, *self.sigma) if blur < self.blur else 0.0,
             threshold=self.threshold if solarize < self.solarize else None,
+            turn=(_uniform(angle, -self.angle, self.angle), factor) if turn < self.turn else None,
+            fill=self.fill,
         )
 
     def _jitter(self, keys: list[float], numbers: list[float]) -> tuple[tuple[ColorOp, float], ...]:

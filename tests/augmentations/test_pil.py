@@ -267,3 +267,20 @@ def test_normalize_on_the_gpu_equals_the_cpu() -> None:
 def test_normalize_refuses_other_batches(batch: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="normalize takes uint8"):
         normalize(batch, View().mean, View().std)
+
+
+@pytest.mark.parametrize(("angle", "zoom"), [(12.0, 1.0), (-7.5, 0.8), (0.0, 1.3), (90.0, 1.0), (171.0, 0.55)])
+def test_a_turn_is_torchvisions(image: Image.Image, angle: float, zoom: float) -> None:
+    turned = F.affine(
+        image, angle, [0, 0], zoom, [0.0, 0.0], interpolation=InterpolationMode.BILINEAR, fill=[255, 9, 30]
+    )
+    assert same(alone(image, turn=(angle, zoom), fill=(255, 9, 30)), whole(turned))
+
+
+def test_a_turn_keeps_the_size_fills_with_the_colour_and_comes_before_the_crop() -> None:
+    image = Image.new("RGB", (40, 40), (10, 20, 30))
+    half = alone(image, turn=(0.0, 0.5), fill=(255, 255, 255))
+    assert half[:, 0, 0].tolist() == [255, 255, 255]
+    assert half[:, 20, 20].tolist() == [10, 20, 30]
+    inner = alone(image, turn=(0.0, 0.5), fill=(255, 255, 255), top=10, left=10, height=20, width=20)
+    assert torch.equal(inner.float().mean((1, 2)).round(), torch.tensor([10.0, 20.0, 30.0]))

@@ -102,19 +102,32 @@ def test_the_order_of_the_colours_is_uniform_and_says_nothing_about_the_factors(
 
 @pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 0.8, 1.0])
 def test_probabilities(probability: float) -> None:
-    view = View(**dict.fromkeys(("flip", "jitter", "gray", "blur", "solarize"), probability))
+    view = View(**dict.fromkeys(("flip", "jitter", "gray", "blur", "solarize", "turn"), probability))
     drawn = draws(view)
-    happened = np.array([(d.flip, bool(d.jitter), d.gray, d.sigma > 0, d.threshold is not None) for d in drawn])
+    happened = np.array(
+        [(d.flip, bool(d.jitter), d.gray, d.sigma > 0, d.threshold is not None, d.turn is not None) for d in drawn]
+    )
     spread = (N * probability * (1 - probability)) ** 0.5
     assert (np.abs(happened.sum(0) - N * probability) <= 4.5 * spread).all()
     if 0 < probability < 1:  # independent of one another
-        assert np.abs(np.corrcoef(happened.T) - np.eye(5)).max() < 4.5 / N**0.5
+        assert np.abs(np.corrcoef(happened.T) - np.eye(6)).max() < 4.5 / N**0.5
 
 
 def test_sigma_is_uniform_and_the_threshold_is_the_fields() -> None:
     drawn = draws(View(blur=1.0, sigma=(0.3, 1.7), solarize=1.0, threshold=77))
     assert distance(np.array([d.sigma for d in drawn]), np.random.default_rng(0).uniform(0.3, 1.7, N)) < 1
     assert {d.threshold for d in drawn} == {77}
+
+
+def test_turns_are_distributed_as_torchvisions_random_affine() -> None:
+    drawn = draws(View(turn=1.0, angle=12.0, zoom=(0.8, 1.1), fill=(255, 255, 255)))
+    torch.manual_seed(0)
+    params = [transforms.RandomAffine.get_params([-12.0, 12.0], None, None, None, [9, 9])[0] for _ in range(N)]
+    assert distance(np.array([d.turn[0] for d in drawn]), np.array(params)) < 1
+    # torchvision's scale is uniform; ours is so in its logarithm, as a crop's ratio is: twice and half are as likely.
+    logs = np.random.default_rng(0).uniform(np.log(0.8), np.log(1.1), N)
+    assert distance(np.array([np.log(d.turn[1]) for d in drawn]), logs) < 1
+    assert {d.fill for d in drawn} == {(255, 255, 255)}
 
 
 def test_strength_zero_leaves_the_operation_out() -> None:
@@ -148,8 +161,8 @@ def test_as_many_numbers_are_drawn_whatever_comes_out() -> None:
 
 
 def test_one_field_does_not_shift_what_the_others_draw() -> None:
-    base = View(jitter=0.5, gray=0.5, blur=0.5, solarize=0.5)
-    for name in ("flip", "jitter", "gray", "blur", "solarize"):
+    base = View(jitter=0.5, gray=0.5, blur=0.5, solarize=0.5, turn=0.5, angle=9.0)
+    for name in ("flip", "jitter", "gray", "blur", "solarize", "turn"):
         for a, b in zip(draws(base, n=200), draws(replace(base, **{name: 1.0}), n=200)):
             field = {"blur": "sigma", "solarize": "threshold"}.get(name, name)
             assert b == a._replace(**{field: getattr(b, field)})
@@ -159,14 +172,19 @@ def test_one_field_does_not_shift_what_the_others_draw() -> None:
 
 
 def test_a_draw_holds_plain_values() -> None:
-    for drawn in draws(View(blur=1.0, solarize=1.0), n=20):
-        assert [type(value) for value in drawn] == [int] * 5 + [str, bool, tuple, bool, float, int]
+    for drawn in draws(View(blur=1.0, solarize=1.0, turn=1.0, angle=9.0), n=20):
+        assert [type(value) for value in drawn] == [int] * 5 + [str, bool, tuple, bool, float, int, tuple, tuple]
         assert all(type(op) is str and type(factor) is float for op, factor in drawn.jitter)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("turn", 1.5),
+        ("angle", -1.0),
+        ("zoom", (0.0, 1.0)),
+        ("fill", (0, 0)),
+        ("fill", (0, 0, 256)),
         ("size", 0),
         ("size", 224.0),
         ("size", True),

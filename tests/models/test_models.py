@@ -23,6 +23,13 @@ def test_any_timm_network_gives_the_width_it_says(name: str) -> None:
     assert module.eval()(images(64)).shape == (4, width)
 
 
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050"])
+def test_the_width_is_that_of_the_pooled_features(name: str, pool: str) -> None:
+    module, width = Backbone(name, {"global_pool": pool}).build()
+    assert module.eval()(images(64)).shape == (4, width)
+
+
 @pytest.mark.parametrize(("stem", "side"), [("imagenet", 8), ("cifar", 32), ("cifar-pad2", 34)])
 def test_stems_give_the_maps_they_say(stem: str, side: int) -> None:
     module, _ = Backbone("resnet18", stem=stem).build()  # ty: ignore
