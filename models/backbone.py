@@ -54,13 +54,7 @@ class Backbone:
         if self.stem != "imagenet":
             _cifar_stem(module, self)
         width: Any = getattr(module, "head_hidden_size", None) or module.num_features
-        return module, int(width) * _poolings(module)
-
-
-def _poolings(module: Any) -> int:
-    """Returns how many poolings stand side by side in the features: 2 for timm's `global_pool="catavgmax"`."""
-    pool = getattr(module, "global_pool", None) or getattr(getattr(module, "head", None), "global_pool", None)
-    return pool.feat_mult() if hasattr(pool, "feat_mult") else 1
+        return module, int(width)
 
 
 def _cifar_stem(module: nn.Module, spec: Backbone) -> None:
