@@ -99,18 +99,11 @@ class _CrossEntropies(torch.autograd.Function):
         a, b, scale, number, kept, count, *pairs = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _differentiable_again(plain_cross_entropies, gradients, a, b, scale, number, ctx.both)
-        row, column, unit_a, unit_b = (
-            LogSumExp(*pairs[:2]),
-            LogSumExp(*pairs[2:4]),
-            Units(*pairs[4:6]),
-            Units(*pairs[6:]),
-        )
+        row, column = LogSumExp(*pairs[:2]), LogSumExp(*pairs[2:4])
+        unit_a, unit_b = Units(*pairs[4:6]), Units(*pairs[6:])
         shares = [gradient / len(a) for gradient in gradients]
-        of_row, of_column, of_target = (
-            shares[0] / row.total,
-            shares[-1] / column.total,
-            sum(shares[1:], shares[0]) / count,
-        )
+        of_row, of_column = shares[0] / row.total, shares[-1] / column.total
+        of_target = sum(shares[1:], shares[0]) / count
         found = Gradients(unit_a, unit_b, *ctx.needs_input_grad[:2])
         for tile in tiles(unit_a, unit_b, scale * LOG2_E, kept, filled=True):
             rows, columns, logits, buffer, other = tile
