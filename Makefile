@@ -14,7 +14,7 @@ test: .venv/installed
 ifdef ARGS
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 else
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slurm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slurm" -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -n 3 --dist loadfile  # they mostly wait for Slurm's clocks
 endif
 

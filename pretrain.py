@@ -62,7 +62,9 @@ def main(argv: list[str]) -> int:
 
 
 def check(argv: list[str]) -> int:
-    """Finds what is wrong with commands before a queue is waited for; nothing is run or written. Needs no GPU.
+    """Finds what is wrong with commands before a queue is waited for. Needs no GPU.
+
+    Nothing is run, and nothing written but the index of tar shards, which every later start reads.
 
     argv is the number of ranks, then one command; or the number alone, with a JSON list of commands on stdin.
 

@@ -59,7 +59,7 @@ class TextTransformer:
                 "trim=False, else a caption's embedding would depend on the others of its batch"
             )
 
-    def build(self) -> tuple[nn.Module, int]:
+    def build(self) -> tuple[TextTower, int]:
         """Returns the module, tokens (n, L) -> (n, width), drawn from torch's default generator, and its width."""
         return TextTower(self), self.width
 

@@ -95,8 +95,8 @@ class ImageText(Objective):
         return self.loss(image, text, scale=scale, groups=group)
 
     def trunks(self) -> list[nn.Module]:
-        """Returns both towers."""
-        return [self.encoder, self.text]
+        """Returns both towers, but for a bag of words: it has no blocks."""
+        return [self.encoder, self.text] if len(self.text.blocks) else [self.encoder]
 
     def watched(self) -> dict[str, Tensor]:
         """Returns the scale, and SigLIP's bias."""

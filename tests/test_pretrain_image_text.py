@@ -15,7 +15,7 @@ from PIL import Image
 
 from data import ImageFolder, Pairs
 from losses import NPairs
-from models import Backbone, Bytes, Projection, TextTransformer
+from models import Backbone, Bpe, Projection, TextTransformer
 from objectives import ImageText
 from tests.runs import QUIET, STEPS, TINY, change_recipes, events, finish, losses, run, start, wait_for_step
 
@@ -24,7 +24,7 @@ HERE = [*TINY, *QUIET, "--workers", "0", "--device", "cpu"]
 PER_ROW = partial(  # no BatchNorm
     ImageText,
     encoder=Backbone("test_vit", {"img_size": 32}),
-    text=TextTransformer(Bytes(96), 16, 1, 2),
+    text=TextTransformer(Bpe(32), 16, 1, 2),
     head=Projection(16),
     text_head=Projection(16),
     loss=NPairs(),
@@ -100,7 +100,12 @@ def test_chunks_with_batch_norm_say_what_differs_and_are_another_run(
     assert "--chunks 3 does not divide the 16 rows" in capsys.readouterr().err
 
 
-def test_both_towers_are_recomputed_with_the_same_losses(main: Main, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layers", [0, 1])
+def test_both_towers_are_recomputed_with_the_same_losses(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int
+) -> None:
+    text = TextTransformer(Bpe(32), 16, layers, 2, pool="mean")
+    change_recipes(monkeypatch, objective=partial(PER_ROW.func, **PER_ROW.keywords | {"text": text}))
     for name, switches in (("plain", []), ("recomputed", ["--recompute"])):
         assert main(["npairs_demo", "--out", str(tmp_path / name), *HERE, "--epochs", "1", *switches]) == 0
     assert losses(tmp_path / "recomputed") == losses(tmp_path / "plain")

@@ -51,7 +51,7 @@ def trained() -> dict[str, torch.Tensor]:
     objective = BUILD()
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
     rng, step = np.random.default_rng(1), Step(objective)
-    for _ in range(80):
+    for _ in range(200):  # twice what it takes
         names = rng.choice(list(COLOURS), size=24).tolist()
         pixels = torch.stack([render_center(picture(name, rng), VIEW) for name in names])
         captions = [rng.choice([f"a {name} square", name]) for name in names]
