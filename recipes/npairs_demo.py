@@ -21,7 +21,7 @@ from training.recipe import Recipe
 
 
 def recipe(
-    epochs: Annotated[int, "passes over the training set; chosen here: what a minute allows"] = 10,
+    epochs: Annotated[int, "passes over the training set; chosen here: what a minute allows"] = 7,
     batch_size: Annotated[int, "rows of the global batch; chosen here: small, for many steps"] = 64,
     images: Annotated[int, "training images to draw; the test split has 1000 more"] = 4000,
     lr: Annotated[float, "AdamW learning rate; chosen here"] = 4e-3,
@@ -38,7 +38,7 @@ def recipe(
         objective=partial(
             ImageText,
             encoder=Backbone("resnet10t", {"channels": (32, 64, 128, 256)}),
-            text=TextTransformer(tokenizer, width=64, layers=0, heads=1, pool="mean"),
+            text=TextTransformer(tokenizer, width=32, layers=0, heads=1, pool="mean"),
             head=Projection(128),
             text_head=Projection(128),
             loss=NPairs(temperature),
