@@ -57,8 +57,7 @@ class ImageText(Objective):
                 f"images end in {self.width} features, captions in {other}: give both a Projection of the same width"
             )
         self.loss = loss
-        scale = loss.initial_scale if isinstance(loss, SigLIP) else 1 / loss.temperature
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learn_scale)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(loss.initial_scale)), requires_grad=learn_scale)
         self.bias = nn.Parameter(torch.tensor(float(loss.initial_bias))) if isinstance(loss, SigLIP) else None
 
     def encode_image(self, x: Tensor) -> Tensor:

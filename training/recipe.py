@@ -73,6 +73,9 @@ class Recipe:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} should lie between 0 and the {self.epochs} epochs")
         if self.warmup_steps is not None and (self.warmup_steps < 0 or self.warmup_epochs):
             raise ValueError(f"warmup_steps {self.warmup_steps} should be at least 0, and warmup_epochs 0 beside it")
+        tower = getattr(self.objective.keywords.get("text"), "tokenizer", None)
+        if tower != self.tokenizer:
+            raise ValueError(f"tokenizer {self.tokenizer} is not the text tower's, {tower}: give the recipe the same")
         if self.seed < 0:
             raise ValueError(f"seed {self.seed} should not be negative")
 

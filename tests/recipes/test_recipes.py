@@ -18,6 +18,7 @@ from PIL import Image
 
 import recipes
 from data.loader import StepBatches, to_device
+from models import Bytes
 from objectives import Step
 from training.recipe import Recipe, describe, first_difference
 from training.schedule import learning_rate, set_learning_rate
@@ -177,6 +178,15 @@ def test_the_published_numbers_of_clip() -> None:
 def test_warmup_is_counted_in_steps_or_in_epochs() -> None:
     with pytest.raises(ValueError, match="warmup_steps"):
         dataclasses.replace(recipes.load("demo")(), warmup_steps=10)
+
+
+@pytest.mark.parametrize("tokenizer", [None, Bytes(16)])
+def test_a_recipe_and_its_text_tower_have_one_tokenizer(tokenizer: Bytes | None) -> None:
+    """Else tokens outside the vocabulary would end the run in its first step."""
+    with pytest.raises(ValueError, match="is not the text tower's"):
+        dataclasses.replace(recipes.load("npairs_demo")(), tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="is not the text tower's"):
+        dataclasses.replace(recipes.load("demo")(), tokenizer=Bytes(16))
 
 
 @pytest.mark.parametrize("name", ["clip_rn50_cc3m", "siglip_vitb16"])
