@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from . import pair_cache
+from .decode import decode
 from .images import read_image
 from .pair_part import Part
 from .pair_shards import Shards
@@ -56,12 +58,11 @@ class PairSet:
 
     def image(self, index: int) -> Image.Image:
         """Returns the image as 8-bit RGB. Raises BadImage."""
-        part, row = self._find(index)
-        name = part.where(part.names[row])
-        if part.stamp is None:
-            return read_image(part.path / os.fsdecode(part.names[row]), name)
-        data = self._shards.read(part.path, part.stamp, int(part.offsets[row]), int(part.sizes[row]))
-        return read_image(data, name)
+        return read_image(*self._file(index))
+
+    def pixels(self, index: int) -> Tensor:
+        """Returns the image as uint8 (3, H, W). Raises BadImage."""
+        return decode(*self._file(index))
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Returns the captions of the image, at least one."""
@@ -72,6 +73,14 @@ class PairSet:
         """Returns what errors call the sample: its path, in a shard `SHARD.tar:PATH`."""
         part, row = self._find(index)
         return part.where(part.names[row])
+
+    def _file(self, index: int) -> tuple[Path | bytes, str]:
+        """Returns (the image's path, or its bytes if it is in a shard; what errors call it). Raises BadImage."""
+        part, row = self._find(index)
+        name = part.where(part.names[row])
+        if part.stamp is None:
+            return part.path / os.fsdecode(part.names[row]), name
+        return self._shards.read(part.path, part.stamp, int(part.offsets[row]), int(part.sizes[row])), name
 
     def _find(self, index: int) -> tuple[Part, int]:
         if not 0 <= index < len(self):

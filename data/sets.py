@@ -12,7 +12,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
+from .decode import as_tensor, decode
 from .images import read_image
 
 Split = Literal["train", "test"]
@@ -29,6 +31,10 @@ class ImageSet(Protocol):
 
     def image(self, index: int) -> Image.Image:
         """Returns the image as 8-bit RGB. Raises BadImage."""
+        ...
+
+    def pixels(self, index: int) -> Tensor:
+        """Returns the same image as uint8 (3, H, W), decoded the fastest way. Raises BadImage."""
         ...
 
     def name(self, index: int) -> str:
@@ -65,16 +71,20 @@ class Files:
         """Returns the decoded file."""
         return read_image(Path(self.name(index)))
 
+    def pixels(self, index: int) -> Tensor:
+        """Returns the decoded file, uint8 (3, H, W)."""
+        return decode(Path(self.name(index)))
+
 
 class Pixels:
-    """Images in memory: (N, H, W, 3) uint8."""
+    """Images in memory: `array` (N, H, W, 3) uint8."""
 
-    def __init__(self, root: Path, classes: tuple[str, ...], pixels: np.ndarray, labels: np.ndarray) -> None:
-        self.root, self.classes, self.pixels = root, classes, pixels
+    def __init__(self, root: Path, classes: tuple[str, ...], array: np.ndarray, labels: np.ndarray) -> None:
+        self.root, self.classes, self.array = root, classes, array
         self.labels = np.asarray(labels, dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.array)
 
     def name(self, index: int) -> str:
         """Returns the batch files' folder and the position in it."""
@@ -82,7 +92,11 @@ class Pixels:
 
     def image(self, index: int) -> Image.Image:
         """Returns the image."""
-        return Image.fromarray(self.pixels[index])
+        return Image.fromarray(self.array[index])
+
+    def pixels(self, index: int) -> Tensor:
+        """Returns the image, uint8 (3, H, W)."""
+        return as_tensor(self.array[index])
 
 
 @dataclass(frozen=True)

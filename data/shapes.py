@@ -16,7 +16,9 @@ from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
+from .decode import as_tensor
 from .shapes_render import render
 from .shapes_scene import SHAPES, SIDE, scene
 
@@ -42,16 +44,20 @@ class ShapesSet:
         self.scenes = tuple(scene(seed, split, index) for index in range(num_images))
         self.labels = np.array([self.classes.index(scene.shape) for scene in self.scenes], dtype=np.int64)  # (N,)
         self.captions = tuple(scene.caption for scene in self.scenes)
-        self.pixels = np.empty((num_images, SIDE, SIDE, 3), dtype=np.uint8)
+        self.array = np.empty((num_images, SIDE, SIDE, 3), dtype=np.uint8)
         for start in range(0, num_images, 20):  # as many as the processor's cache holds
-            self.pixels[start : start + 20] = render(self.scenes[start : start + 20])
+            self.array[start : start + 20] = render(self.scenes[start : start + 20])
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def image(self, index: int) -> Image.Image:
         """The picture, RGB, SIDE x SIDE."""
-        return Image.fromarray(self.pixels[index])
+        return Image.fromarray(self.array[index])
+
+    def pixels(self, index: int) -> Tensor:
+        """The picture, uint8 (3, SIDE, SIDE)."""
+        return as_tensor(self.array[index])
 
     def texts(self, index: int) -> tuple[str, ...]:
         """The picture's sentence, and the short caption that names colour and shape."""

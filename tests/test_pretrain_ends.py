@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from data.decode import as_tensor
 from data.images import BadImage
 from data.order import epoch_order
 from tests.runs import QUIET, TINY, change_recipes, events, finish, losses, run, start, wait_for_step, weights
@@ -73,6 +75,9 @@ class HalfUnreadable:
         if index % 2 == 0:
             raise BadImage(f"{self.name(index)}: cut short")
         return Image.fromarray(np.random.default_rng(index).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+
+    def pixels(self, index: int) -> torch.Tensor:
+        return as_tensor(self.image(index))
 
     def name(self, index: int) -> str:
         return f"noise/{index}"

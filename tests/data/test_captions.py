@@ -10,6 +10,7 @@ from PIL import Image
 
 from augmentations import View
 from data.captions import encode, trimmed
+from data.decode import as_tensor
 from data.loader import StepBatches, load, to_device
 from models import Bytes
 from objectives import Text
@@ -29,6 +30,9 @@ class Pictures:
 
     def image(self, index: int) -> Image.Image:
         return Image.new("RGB", (10, 10), (index, index, index))
+
+    def pixels(self, index: int) -> torch.Tensor:
+        return as_tensor(self.image(index))
 
     def name(self, index: int) -> str:
         return str(index)

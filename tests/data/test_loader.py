@@ -9,6 +9,7 @@ from PIL import Image
 
 from augmentations import View, normalize, render, sample_random
 from data import BadImage
+from data.decode import as_tensor
 from data.loader import Loaded, StepBatches, load, steps_per_epoch, to_device
 from data.order import batch_samples
 from objectives import Batch
@@ -34,6 +35,9 @@ class Noise:
             raise BadImage(f"{index}.jpg: broken")
         pixels = np.random.default_rng(index).integers(0, 255, (20 + index, 24, 3), dtype=np.uint8)
         return Image.fromarray(pixels)
+
+    def pixels(self, index: int) -> torch.Tensor:
+        return as_tensor(self.image(index))
 
     def name(self, index: int) -> str:
         return f"{index}.jpg"

@@ -20,7 +20,7 @@ from data.shapes import SHAPES, SIDE, ShapesSet
 
 
 def digest(images: ShapesSet) -> str:
-    content = images.pixels.tobytes() + images.labels.tobytes() + "\n".join(images.captions).encode()
+    content = images.array.tobytes() + images.labels.tobytes() + "\n".join(images.captions).encode()
     return hashlib.sha256(content).hexdigest()
 
 
@@ -37,7 +37,7 @@ def test_the_form_of_a_set(images):
 
 def test_a_picture_depends_on_seed_split_and_index_only():
     few, many = ShapesSet("train", 7), ShapesSet("train", 33)
-    assert np.array_equal(few.pixels, many.pixels[:7])
+    assert np.array_equal(few.array, many.array[:7])
     assert few.captions == many.captions[:7]
     assert len({digest(ShapesSet(split, 7, seed)) for split in ("train", "val") for seed in (0, 1)}) == 4
 
@@ -45,7 +45,7 @@ def test_a_picture_depends_on_seed_split_and_index_only():
 def test_another_process_draws_the_same_picture(images):
     code = (
         "import hashlib; from data.shapes import ShapesSet; s = ShapesSet('val', 25, 3)\n"
-        "print(hashlib.sha256(s.pixels.tobytes() + s.labels.tobytes() + '\\n'.join(s.captions).encode()).hexdigest())"
+        "print(hashlib.sha256(s.array.tobytes() + s.labels.tobytes() + '\\n'.join(s.captions).encode()).hexdigest())"
     )
     root = Path(shapes.__file__).parents[1]
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
@@ -55,7 +55,7 @@ def test_another_process_draws_the_same_picture(images):
 
 def test_no_picture_or_scene_is_in_both_splits(images):
     held_out = ShapesSet("val", 600)
-    train, val = ({pixels.tobytes() for pixels in split.pixels} for split in (images, held_out))
+    train, val = ({pixels.tobytes() for pixels in split.array} for split in (images, held_out))
     assert len(train) == len(val) == 600  # nor twice in one
     assert not train & val
 
@@ -69,7 +69,7 @@ def test_classes_are_balanced(count):
 
 def test_mean_colour_does_not_give_the_label_away():
     train, val = ShapesSet("train", 2000), ShapesSet("val", 1000)
-    features, held_out = (split.pixels.mean(axis=(1, 2)) for split in (train, val))
+    features, held_out = (split.array.mean(axis=(1, 2)) for split in (train, val))
     centres = np.stack([features[train.labels == label].mean(axis=0) for label in range(10)])
     guesses = np.square(held_out[:, None] - centres).sum(axis=2).argmin(axis=1)
     chance, deviation = 0.1, np.sqrt(0.1 * 0.9 / 1000)
@@ -86,7 +86,7 @@ def test_write_makes_a_tree_that_torchvision_reads(tmp_path):
         for path, label in tree.samples:
             index = int(Path(path).stem)
             assert label == expected.labels[index]
-            assert np.array_equal(np.asarray(Image.open(path)), expected.pixels[index])
+            assert np.array_equal(np.asarray(Image.open(path)), expected.array[index])
             assert Path(path).with_suffix(".txt").read_text(encoding="utf-8").splitlines() == list(
                 expected.texts(index)
             )

@@ -28,13 +28,13 @@ def test_all_that_a_scene_may_show_can_be_drawn():
 
 def test_the_shape_has_the_colour_its_caption_names(images):
     masks = inside(images)
-    for scene, pixels, mask in zip(images.scenes, images.pixels, masks, strict=True):
+    for scene, pixels, mask in zip(images.scenes, images.array, masks, strict=True):
         assert nearest_colour(pixels[mask].mean(axis=0)) == scene.fill.colour, scene.caption
 
 
 def test_the_background_has_the_colour_its_caption_names(images):
     outside = outline(images.scenes) > 7  # past the shadow
-    for scene, pixels, mask in zip(images.scenes, images.pixels, outside, strict=True):
+    for scene, pixels, mask in zip(images.scenes, images.array, outside, strict=True):
         assert nearest_colour(np.median(pixels[mask], axis=0)) == scene.ground.colour, scene.caption
 
 
@@ -59,7 +59,7 @@ def test_the_shape_is_where_and_as_large_as_its_caption_says(images):
 
 
 def test_a_grey_view_shows_the_shape(images):
-    grey = images.pixels @ np.array([0.299, 0.587, 0.114])
+    grey = images.array @ np.array([0.299, 0.587, 0.114])
     outside = outline(images.scenes) > 7
     for picture, scene, mask, rest in zip(grey, images.scenes, inside(images), outside, strict=True):
         assert abs(np.mean(picture[mask]) - np.median(picture[rest])) > 20, scene.caption
