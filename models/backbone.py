@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import timm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -43,6 +42,8 @@ class Backbone:
         Raises:
             ValueError: timm does not know the name, does not take the arguments, or the stem does not fit the network.
         """
+        import timm  # here: it takes as long to import as torch, and a command line is read without it
+
         if not timm.is_model(self.name):
             close = difflib.get_close_matches(self.name, timm.list_models(), n=3)
             hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the names"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm.models
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -29,6 +28,8 @@ def export_encoder(module: nn.Module, spec: Backbone, folder: Path, preprocessin
     Raises:
         OSError: the folder cannot be written.
     """
+    import timm.models  # here, as in Backbone.build
+
     module = module.to(memory_format=torch.contiguous_format)  # safetensors wants it
     extra: dict[str, Any] = {} if spec.stem == "imagenet" else {"stem": spec.stem}
     extra["pretrained_cfg"] = {"tag": "", "license": "unknown", "origin_url": ""}  # not those of timm's own weights
