@@ -160,9 +160,9 @@ def pretrain(name: str, argv: list[str]) -> int:
     optimizer = recipe.optimizer.build(objective)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     if place.chunks > 1:
-        forward_backward: Any = Chunks(objective, recipe.precision, place.chunks)
+        forward_backward: Any = Chunks(objective, recipe.precision, place.chunks, place.compress_gradients)
     else:
-        forward_backward = WholeBatch(world.data_parallel(Step(objective, recipe.precision)))
+        forward_backward = WholeBatch(world.data_parallel(Step(objective, recipe.precision), place.compress_gradients))
 
     # 3. The run folder, and where the run stands. One rank looks, all of them hear.
     def claim() -> str | None:
@@ -225,6 +225,8 @@ def pretrain(name: str, argv: list[str]) -> int:
                 f"--chunks {place.chunks}: BatchNorm's statistics are of {norm_rows} rows, not of the batch's "
                 f"{recipe.batch_size}: another run than without it. --recompute saves memory and is exact"
             )
+        if place.compress_gradients and world.size == 1:
+            complain("--compress-gradients: one process exchanges none; it takes effect on several")
         record = Record(place.out, place.wandb, asked.described, place.out.name, place.wandb_project, step)
         for file, fault in damaged.items():
             complain(f"skipped a damaged checkpoint: {file}: {fault}")

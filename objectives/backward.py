@@ -42,12 +42,13 @@ class Chunks:
 
     Args:
         num: chunks; divides the rows of a rank.
+        compress: exchange gradients in bfloat16.
 
     Source: arXiv 2101.06983 (GradCache).
     """
 
-    def __init__(self, objective: Objective, precision: Precision, num: int) -> None:
-        self.objective, self.precision, self.num = objective, precision, num
+    def __init__(self, objective: Objective, precision: Precision, num: int, compress: bool = False) -> None:
+        self.objective, self.precision, self.num, self.compress = objective, precision, num, compress
         self.norms = [m for m in objective.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
     def __call__(self, batch: Batch, progress: float, scaler: GradScaler) -> Result:
@@ -66,7 +67,7 @@ class Chunks:
         for i, chunk in enumerate(chunks):
             part = self._embed(chunk, progress, seed + i)
             torch.autograd.backward([part[name] for name in learned], [grads[name][i] for name in learned])
-        average_gradients(self.objective)
+        average_gradients(self.objective, self.compress)
         return (
             {name: term.detach() for name, term in terms.items()},
             {name: value.detach() for name, value in z.items()},

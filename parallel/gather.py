@@ -36,8 +36,8 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _AllReduceSum.apply(x)
 
 
-def average_gradients(module: nn.Module) -> None:
-    """Replaces each parameter's gradient by its mean over ranks, as DistributedDataParallel does.
+def average_gradients(module: nn.Module, compress: bool = False) -> None:
+    """Replaces each parameter's gradient by its mean over ranks, as `World.data_parallel` does, `compress` included.
 
     In buckets of some 32 MB: one exchange for many small tensors, and no second copy of them all. Nothing on one
     process.
@@ -52,8 +52,9 @@ def average_gradients(module: nn.Module) -> None:
         buckets[-1].append(grad)
     for bucket in buckets:
         flat = torch.cat([grad.reshape(-1) for grad in bucket])
+        flat = (flat.bfloat16() if compress else flat) / world_size()
         dist.all_reduce(flat)
-        means = (flat / world_size()).split([grad.numel() for grad in bucket])
+        means = flat.split([grad.numel() for grad in bucket])
         for grad, mean in zip(bucket, means, strict=True):
             grad.copy_(mean.view_as(grad))
 

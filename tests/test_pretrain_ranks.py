@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -31,6 +32,16 @@ def test_two_ranks_give_the_losses_of_one(alone: dict[int, float], tmp_path: Pat
     code, text = run(tmp_path / "two", *FLAGS, ranks=2)
     assert code == 0, text
     assert losses(tmp_path / "two") == pytest.approx(alone, rel=1e-9)
+
+
+def test_compressed_gradients_train_another_run_and_are_on_record(alone: dict[int, float], tmp_path: Path) -> None:
+    out = tmp_path / "two"
+    code, text = run(out, *FLAGS, "--compress-gradients", ranks=2)
+    assert code == 0, text
+    found = losses(out)
+    assert found == pytest.approx(alone, rel=0.1)
+    assert any(abs(found[step] / alone[step] - 1) > 1e-6 for step in alone)  # without it: within 1e-9, as above
+    assert json.loads((out / "recipe.json").read_text())["described"]["gradient_exchange"] == "bf16"
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)], ids=["1_then_2", "2_then_1"])

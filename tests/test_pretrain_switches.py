@@ -58,6 +58,14 @@ def test_recomputed_activations_give_the_same_losses_and_weights(main: Main, tmp
     assert 1.5 * calls["plain"] < calls["recomputed"] < 2 * calls["plain"]  # the stem is in no block
 
 
+def test_compressing_alone_changes_nothing_and_says_so(
+    main: Main, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path), *HERE, *QUIET, "--compress-gradients"]) == 0
+    assert capsys.readouterr().err.count("--compress-gradients: one process exchanges none") == 1
+    assert losses(tmp_path) == losses(undisturbed)
+
+
 def test_clip_grad_limits_the_norm_of_what_the_optimiser_sees(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

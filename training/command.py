@@ -18,8 +18,8 @@ from .recipe import Recipe, describe
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how to run. Nothing here changes what is learned, but for --precision, and --chunks of a network with
-    BatchNorm; the record keeps both."""
+    """Where and how to run. Nothing here changes what is learned, but for --precision, --compress-gradients, and
+    --chunks of a network with BatchNorm; the record keeps all three."""
 
     out: Path
     """run folder: made if it is not there, resumed if it holds this run"""
@@ -55,6 +55,8 @@ class Place:
     """activation checkpointing: recompute each block in backward; exact, less memory, about a third more time"""
     chunks: int = 1
     """parts of a rank's rows, each forwarded twice: the memory of one part; exact, but BatchNorm sees one part only"""
+    compress_gradients: bool = False
+    """exchange gradients between ranks in bf16: half the bytes, but rounded: another run"""
     timeout_min: float = 1.5
     """minutes after which ranks stop waiting for a silent one, once all have made a step; keep it below the lead of the
     scheduler's signal, which slurm/ sets to two minutes"""
@@ -87,7 +89,10 @@ def read(function: Callable[..., Recipe], argv: Sequence[str], name: str, summar
     recipe = function(**knobs)
     if place.precision != "recipe":
         recipe = dataclasses.replace(recipe, precision=place.precision)
-    return Command(knobs, place, recipe, describe(recipe))
+    described = describe(recipe)
+    if place.compress_gradients:
+        described["gradient_exchange"] = "bf16"
+    return Command(knobs, place, recipe, described)
 
 
 def note_chunks(asked: Command, batch_norm_rows: int | None) -> None:

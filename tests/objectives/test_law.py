@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from data.captions import encode
 from losses import BarlowTwins, NPairs, NTXent, SampleCorrelation, SigLIP, VICReg
@@ -73,9 +72,7 @@ def train(world: World, name: str, dtype: torch.dtype) -> dict[str, Any]:
     torch.manual_seed(0)
     objective = OBJECTIVES[name]().to(dtype)
     synchronise_batch_norm(objective, world.device)
-    step: nn.Module = Step(objective)
-    if world.size > 1:
-        step = DistributedDataParallel(step, broadcast_buffers=False)
+    step = world.data_parallel(Step(objective))
     optimizer = Lars(lr=0.5, lr_vectors=0.01, weight_decay=1e-3, eta=0.1).build(objective)
     share = slice(world.rank * ROWS // world.size, (world.rank + 1) * ROWS // world.size)
     views = tuple(view[share] for view in rows(dtype))
