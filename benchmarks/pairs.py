@@ -61,22 +61,22 @@ def seconds(repeats: int, work: Callable[[], object], before: Callable[[], objec
 
 def read_shards(pairs: PairSet, positions: list[int]) -> None:
     for index in positions:
-        part, row = pairs._find(index)
+        part, row = pairs.parts.find(index)
         assert part.stamp is not None
-        pairs._shards.read(part.path, part.stamp, int(part.offsets[row]), int(part.sizes[row]))
+        pairs.parts.shards.read(part.path, part.stamp, int(part.offsets[row]), int(part.sizes[row]))
 
 
 def read_captions_lazily(pairs: PairSet, files: dict[Path, int], positions: list[int]) -> None:
     for index in positions:
-        part, row = pairs._find(index)
+        part, row = pairs.parts.find(index)
         os.pread(files[part.path], 60, int(part.offsets[row])).decode()
 
 
 def held_bytes(pairs: PairSet) -> tuple[float, float]:
     """Returns bytes held a pair: (captions, all else)."""
-    captions = sum(len(part.captions.block) for part in pairs._parts)
-    arrays = [a for p in pairs._parts for a in (p.names.ends, p.captions.ends, p.first, p.offsets, p.sizes)]
-    rest = sum(array.nbytes for array in arrays) + sum(len(part.names.block) for part in pairs._parts)
+    captions = sum(len(part.captions.block) for part in pairs.parts.parts)
+    arrays = [a for p in pairs.parts.parts for a in (p.names.ends, p.captions.ends, p.first, p.offsets, p.sizes)]
+    rest = sum(array.nbytes for array in arrays) + sum(len(part.names.block) for part in pairs.parts.parts)
     return captions / len(pairs), rest / len(pairs)
 
 

@@ -5,25 +5,22 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import pair_cache
 from .pair_folder import scan_folder
 from .pair_naming import JSON
-from .pair_part import Part, stamp_of
+from .pair_part import Part
 from .pair_shards import index_shard
 from .pair_table import TABLES, read_table
-from .progress import progress
+from .parts import index_shards
 
 BETWEEN = "::"
 TAR = ".tar"
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 SHOWN = 8  # names in a message
-THREADS = 8  # a shard on a network disk is waited for, not computed
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def _source(source: str, split: str | None, reading: Reading) -> list[Part]:
         return [_table(path, split, reading)]
     for file in files:
         _check_form(file)
-    return choose(index_shards(files, reading), split, source)
+    return choose(_index(files, reading), split, source)
 
 
 def _check_form(file: Path) -> None:
@@ -102,7 +99,7 @@ def _folder(folder: Path, split: str | None, reading: Reading) -> list[Part]:
             return parts
         return [_table(table, split, reading)]
     if shards := _shards(folder):
-        return choose(index_shards(shards, reading), split, str(folder))
+        return choose(_index(shards, reading), split, str(folder))
     tables = [table for place in (folder, *_folders(folder)) if (table := _table_in(place))]
     if len(tables) == 1:
         return [_table(tables[0], split, reading)]
@@ -116,7 +113,7 @@ def _folder(folder: Path, split: str | None, reading: Reading) -> list[Part]:
 def _everything(folder: Path, reading: Reading) -> list[Part]:
     """Returns the pairs of a folder: its shards; else its files side by side; else its table."""
     if shards := _shards(folder):
-        return index_shards(shards, reading)
+        return _index(shards, reading)
     part = scan_folder(folder, reading.caption, reading.suffixes)
     if not len(part):
         if table := _table_in(folder):
@@ -146,22 +143,11 @@ def _shards(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name.lower().endswith(TAR) and path.is_file())
 
 
-def index_shards(shards: list[Path], reading: Reading) -> list[Part]:
-    """Returns the pairs of each shard, from the cache where it has them. Raises ValueError for a damaged one."""
-    key = f"caption={reading.caption}"
-
+def _index(shards: list[Path], reading: Reading) -> list[Part]:
     def index(shard: Path) -> Part:
-        try:
-            found = pair_cache.load(reading.cache, shard, key, stamp_of(shard.stat()))
-            if found is None:
-                found = index_shard(shard, reading.caption, reading.suffixes)
-                pair_cache.save(reading.cache, key, found)
-        except OSError as error:
-            raise ValueError(f"{shard}: {error.strerror or error}") from None
-        return found
+        return index_shard(shard, reading.caption, reading.suffixes)
 
-    with ThreadPoolExecutor(min(THREADS, len(shards))) as pool:
-        return list(progress(pool.map(index, shards), len(shards), "indexing shards"))
+    return index_shards(shards, reading.cache, f"caption={reading.caption}", index)
 
 
 def choose(parts: list[Part], split: str | None, source: str) -> list[Part]:

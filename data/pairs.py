@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +14,9 @@ from . import pair_cache
 from .decode import decode
 from .images import read_image
 from .pair_part import Part
-from .pair_shards import Shards
 from .pair_sources import TAR, Reading, find_parts
 from .pair_table import TABLES
+from .parts import Parts
 from .sets import Split
 
 FEW = 10  # so many may be left out of any set
@@ -37,9 +34,7 @@ class PairSet:
     classes: tuple[str, ...] = ("pairs",)
 
     def __init__(self, parts: list[Part]) -> None:
-        self._parts = [part for part in parts if len(part)]
-        self._starts = list(itertools.accumulate((len(part) for part in self._parts), initial=0))
-        self._shards = Shards()
+        self.parts = Parts(parts)
         self.labels = np.zeros(len(self), dtype=np.int64)
         self.skipped: dict[str, int] = dict(Counter(s.reason for part in parts for s in part.skipped).most_common())
         self.examples: dict[str, list[str]] = {reason: [] for reason in self.skipped}
@@ -49,44 +44,29 @@ class PairSet:
                     self.examples[reason].append(part.where(path) + (f" ({detail})" if detail else ""))
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self.parts)
 
     @property
     def num_texts(self) -> int:
         """Returns the captions of all images."""
-        return sum(len(part.captions) for part in self._parts)
+        return sum(len(part.captions) for part in self.parts.parts)
 
     def image(self, index: int) -> Image.Image:
         """Returns the image as 8-bit RGB. Raises BadImage."""
-        return read_image(*self._file(index))
+        return read_image(*self.parts.source(index))
 
     def pixels(self, index: int) -> Tensor:
         """Returns the image as uint8 (3, H, W). Raises BadImage."""
-        return decode(*self._file(index))
+        return decode(*self.parts.source(index))
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Returns the captions of the image, at least one."""
-        part, row = self._find(index)
+        part, row = self.parts.find(index)
         return tuple(text.decode() for text in part.texts(row))
 
     def name(self, index: int) -> str:
         """Returns what errors call the sample: its path, in a shard `SHARD.tar:PATH`."""
-        part, row = self._find(index)
-        return part.where(part.names[row])
-
-    def _file(self, index: int) -> tuple[Path | bytes, str]:
-        """Returns (the image's path, or its bytes if it is in a shard; what errors call it). Raises BadImage."""
-        part, row = self._find(index)
-        name = part.where(part.names[row])
-        if part.stamp is None:
-            return part.path / os.fsdecode(part.names[row]), name
-        return self._shards.read(part.path, part.stamp, int(part.offsets[row]), int(part.sizes[row])), name
-
-    def _find(self, index: int) -> tuple[Part, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"pair {index} of {len(self)}")
-        number = bisect.bisect_right(self._starts, index) - 1
-        return self._parts[number], index - self._starts[number]
+        return self.parts.name(index)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from .decode import as_tensor, decode
 from .images import read_image
+from .store import is_store
 
 Split = Literal["train", "test"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif")
@@ -54,18 +54,23 @@ class Captioned(Protocol):
 class Files:
     """Image files on disk, one folder a class. Paths are one array of bytes, so that forked workers share them."""
 
-    def __init__(self, root: Path, classes: tuple[str, ...], paths: list[str], labels: list[int]) -> None:
+    def __init__(self, root: Path, classes: tuple[str, ...], paths: np.ndarray, counts: np.ndarray) -> None:
+        """Takes the images' paths under the root, (N,) of bytes, class by class, and how many each class has."""
         self.root = root
         self.classes = classes
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self._paths = np.array([os.fsencode(path) for path in paths])
+        self.labels = np.repeat(np.arange(len(classes)), counts)
+        self._paths = paths
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def name(self, index: int) -> str:
         """Returns the file's path."""
-        return str(self.root / os.fsdecode(bytes(self._paths[index])))
+        return str(self.root / self.path(index))
+
+    def path(self, index: int) -> str:
+        """Returns the file's path under the root."""
+        return os.fsdecode(bytes(self._paths[index]))
 
     def image(self, index: int) -> Image.Image:
         """Returns the decoded file."""
@@ -101,7 +106,9 @@ class Pixels:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """ROOT/<split>/<class>/<image>, as ImageNet is kept on disk; classes are numbered in the order of their names.
+    """ROOT/<split>/<class>/<image>, as ImageNet is kept on disk, or what `data.pack` made of it.
+
+    Classes are numbered in the order of their names.
 
     Args:
         train: folder of the training split under the root.
@@ -115,15 +122,15 @@ class ImageFolder:
         """Returns the set.
 
         Raises:
-            ValueError: the folder is missing, empty, flat, or a class has no images.
+            ValueError: the folder is missing, empty, flat, or a class has no images; a store that is not whole.
         """
-        root = _existing(root)
-        return scan(root / (self.train if split == "train" else self.test))
+        return _open(_existing(root), self.train if split == "train" else self.test)
 
 
 @dataclass(frozen=True)
 class Cifar10:
-    """CIFAR-10: torchvision's `cifar-10-batches-py`, the folder that holds it, or ROOT/{train,test}/<class>/<image>."""
+    """CIFAR-10: torchvision's `cifar-10-batches-py`, the folder that holds it, ROOT/{train,test}/<class>/<image>,
+    or what `data.pack` made of one of them."""
 
     def open(self, root: Path | None, split: Split) -> ImageSet:
         """Returns the set: 50,000 training or 10,000 test images of 32 x 32.
@@ -135,10 +142,10 @@ class Cifar10:
         for folder in (root / "cifar-10-batches-py", root):
             if (folder / "batches.meta").is_file():
                 return _cifar_batches(folder, split)
-        if not (root / "train").is_dir():
+        if not (root / "train").is_dir() and not is_store(root):
             wanted = "torchvision's batches (cifar-10-batches-py/) nor train/ and test/ with a folder a class"
             raise ValueError(f"--data {root}: neither {wanted}")
-        return scan(root / split)
+        return _open(root, split)
 
 
 @dataclass(frozen=True)
@@ -163,46 +170,14 @@ class Shapes:
         return ShapesSet("train" if split == "train" else "val", count, self.seed)
 
 
-def scan(folder: Path) -> Files:
-    """Returns the images of `folder/<class>/**` in the order of their paths: position i is the same on every machine.
+def _open(root: Path, split: str) -> ImageSet:
+    if is_store(root):
+        from .packed import open_packed  # it is made of what pairs are, which know this file
 
-    Raises:
-        ValueError: the folder is missing, empty, flat, or a class has no images.
-    """
-    if not folder.is_dir():
-        beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-        there = f"; {folder.parent} holds {', '.join(beside[:8])}" if beside else ""
-        raise ValueError(f"--data: no folder {folder}{there}")
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
-    classes = tuple(entry.name for entry in entries if entry.is_dir())
-    if not classes:
-        loose = sum(entry.name.lower().endswith(SUFFIXES) for entry in entries)
-        if loose:
-            raise ValueError(
-                f"--data: {folder} is flat: {loose} images, no class folders. Move each into a folder named after "
-                "its class (for ImageNet's val/: the synset folders that the devkit's ground truth lists)"
-            )
-        raise ValueError(f"--data: {folder} is empty: it should hold a folder a class, each with images")
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        images = sorted((str(path.relative_to(folder)) for path in _images(folder / name)), key=os.fsencode)
-        if not images:
-            kinds = ", ".join(SUFFIXES)
-            raise ValueError(f"--data: class {folder / name} has no images ({kinds}): remove it or fill it")
-        paths += images
-        labels += [label] * len(images)
-    return Files(folder, classes, paths, labels)
+        return open_packed(root, split)
+    from .folder import scan
 
-
-def _images(folder: Path) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _images(Path(entry.path))
-            elif entry.name.lower().endswith(SUFFIXES):
-                yield Path(entry.path)
+    return scan(root / split)
 
 
 def _existing(root: Path | None) -> Path:

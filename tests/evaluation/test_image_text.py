@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import recipes
 from augmentations import normalize, render_center
 from data import Pairs, open_pairs
-from data.sets import scan
+from data.folder import scan
 from evaluation.image_text import (
     format_metrics,
     image_features,
