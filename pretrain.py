@@ -78,6 +78,7 @@ def check(argv: list[str]) -> int:
     import torch
 
     from data.loader import open_images
+    from data.packed import store_of
     from objectives.backward import batch_norm_rows
     from parallel import World
     from training import command, run_folder
@@ -94,6 +95,7 @@ def check(argv: list[str]) -> int:
                 built.append((networks, recipe.objective()))
         objective = next(objective for described, objective in built if described == networks)
         command.note_chunks(asked, batch_norm_rows(objective, recipe.batch_size, place.chunks))
+        command.note_store(asked, store_of(images))
         run_folder.find_run(place.out, name, asked.described)
         print(f"{place.out}: {len(images)} images, {recipe.epochs * epoch_steps} steps of {recipe.batch_size} rows")
     return 0
@@ -120,6 +122,8 @@ def pretrain(name: str, argv: list[str]) -> int:
     from augmentations import mix
     from data.loader import StepBatches, left_out, load, open_images, to_device
     from data.order import epoch_order
+    from data.packed import store_of
+    from data.stage import stage
     from diagnostics.heartbeat import Heartbeat
     from diagnostics.probe import Probe
     from diagnostics.progress import Progress
@@ -148,6 +152,8 @@ def pretrain(name: str, argv: list[str]) -> int:
     objective = recipe.objective()
     norm_rows = batch_norm_rows(objective, recipe.batch_size, place.chunks)
     command.note_chunks(asked, norm_rows)
+    store = store_of(images)
+    command.note_store(asked, store)
     synchronise_batch_norm(objective, device)
     objective.to(device, torch.float64 if recipe.precision == "fp64" else torch.float32)
     if place.channels_last:
@@ -196,6 +202,14 @@ def pretrain(name: str, argv: list[str]) -> int:
         del state
 
     # 4. The input path, and the record of the run, which rank 0 writes.
+    if place.stage:
+        staged = stage(images, place.stage, world, stop.pending)
+        if isinstance(staged, str):
+            if world.is_main:
+                complain(f"stopped by {staged} while shards were copied: run the same command again")
+            world.stop()
+            return stop.STOPPED_EXIT
+        images = staged
     batches = StepBatches(
         images,
         recipe.views,
@@ -214,11 +228,13 @@ def pretrain(name: str, argv: list[str]) -> int:
         for difference in run_folder.different_versions(hosts):
             complain(difference)
         try:
-            run_folder.record_attempt(place.out, hosts, vars(place))
+            run_folder.record_attempt(place.out, hosts, vars(place), store)
         except OSError as error:
             raise ValueError(f"--out {place.out} cannot be written: {error.strerror or error}") from None
         print(f"{name}: {len(images)} images, {recipe.epochs} epochs, {total_steps} steps of {recipe.batch_size} rows")
         print(f"{world.size} x {device}, {recipe.precision}, run folder {place.out}")
+        if store:
+            print("images from store", ", ".join(f"{key} {value}" for key, value in store.items()))
         print(describe_groups(optimizer), flush=True)
         if norm_rows:
             complain(

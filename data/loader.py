@@ -20,6 +20,7 @@ from .images import BadImage
 from .order import batch_samples
 from .pairs import PairSet
 from .sets import Captioned, ImageSet
+from .stage import shards_of
 
 
 @dataclass
@@ -163,13 +164,15 @@ def open_images(recipe: Any, place: Any, world: World) -> tuple[ImageSet, int]:
 
     Raises:
         ValueError: images that are not there, a batch that does not divide over the ranks, a precision that the
-            device does not have, or captions that are wanted and missing.
+            device does not have, captions that are wanted and missing, or files that --stage does not copy.
     """
     if recipe.precision == "fp16" and world.device.type != "cuda":
         raise ValueError("precision fp16 needs a GPU: take --precision bf16 or fp32 on a CPU")
     if recipe.tokenizer:
         recipe.tokenizer.encode(["a caption"])  # a tokenizer that is not installed is better found now, too
     images = recipe.data.open(place.data, "train")
+    if place.stage:
+        shards_of(images, place.data)  # refused now, if it has to be
     if recipe.tokenizer and not isinstance(images, Captioned):
         raise ValueError(f"--data {place.data}: images without captions, which this recipe needs")
     if recipe.evaluate and place.evaluate:

@@ -89,6 +89,10 @@ class Part:
         shown = path.decode("utf-8", "backslashreplace")
         return f"{self.path}:{shown}" if self.stamp else str(self.path / shown)
 
+    def moved(self, path: Path) -> Part:
+        """Returns the same samples of a copy of the shard."""
+        return dataclasses.replace(self, path=path, stamp=stamp_of(path.stat()))
+
     def select(self, chosen: np.ndarray, skipped: Iterable[Skipped]) -> Part:
         """Returns the pairs where `chosen` (n,) is true."""
         if chosen.all():

@@ -25,6 +25,9 @@ class Place:
     """run folder: made if it is not there, resumed if it holds this run"""
     data: Path | None = None
     """the images: a folder; pairs: tar shards, a folder or a table (not needed by recipes that generate theirs)"""
+    stage: str | None = None
+    """folder on a disk of the node to copy the shards to first, one copy a node, such as '$SLURM_TMPDIR'; a later start
+    finds them there"""
     workers: int = 2
     """processes on each rank that decode and render; the batches are the same for any number"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -99,6 +102,12 @@ def note_chunks(asked: Command, batch_norm_rows: int | None) -> None:
     """Writes into the description how many rows BatchNorm sees, where --chunks makes them fewer: another run."""
     if batch_norm_rows is not None:
         asked.described["batch_norm_rows"] = batch_norm_rows
+
+
+def note_store(asked: Command, store: dict[str, Any] | None) -> None:
+    """Writes into the description which packed set the images are from, if any: other pixels make another run."""
+    if store is not None:
+        asked.described["store"] = store
 
 
 def parse(recipe: Callable, argv: Sequence[str], prog: str, description: str) -> tuple[dict[str, Any], Place]:

@@ -90,11 +90,14 @@ def different_versions(hosts: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def record_attempt(folder: Path, hosts: list[dict[str, Any]], place: dict[str, Any]) -> int:
+def record_attempt(
+    folder: Path, hosts: list[dict[str, Any]], place: dict[str, Any], store: dict[str, Any] | None = None
+) -> int:
     """Adds this attempt to environment.json (versions, code, command, hardware); returns its number, from 1.
 
     Args:
         hosts: `describe_host` of every rank. Ranks whose versions are not rank 0's are listed one by one.
+        store: the packed set that is read, if it is one.
     """
     path = folder / "environment.json"
     attempts = json.loads(path.read_text(encoding="utf-8"))["attempts"] if path.is_file() else []
@@ -104,6 +107,7 @@ def record_attempt(folder: Path, hosts: list[dict[str, Any]], place: dict[str, A
             "command": sys.argv,
             "folder": str(Path.cwd()),
             "place": {key: str(value) if isinstance(value, Path) else value for key, value in place.items()},
+            "store": store,
             "world_size": len(hosts),
             "nodes": list(dict.fromkeys(host["host"] for host in hosts)),
             "versions": hosts[0]["versions"],
