@@ -1,8 +1,13 @@
-"""One random view as numbers (`View`, `Drawn`), its random numbers (`sample_random`) and its execution (`render`).
+"""One random view as numbers (`View`, `Drawn`), its random numbers (`sample_random`) and its execution.
+
+`render` executes it by Pillow, one image after another; `crop` and `finish` do the same in two parts, faster: the crop
+of each image on the CPU, the rest of a whole batch on any device.
 
 A leaf: imports nothing of this repository but itself, relatively, so the folder works wherever it is copied to.
 """
 
+from .crop import crop
+from .finish import finish
 from .papers import (
     BARLOW_TWINS,
     CIFAR10_MEAN,
@@ -25,4 +30,5 @@ from .papers import (
 )
 from .pil import normalize, render, render_center
 from .random import mix, mix_each, sample_random
+from .rest import REST, Rest, rest_of
 from .view import IMAGENET_MEAN, IMAGENET_STD, Center, Drawn, View

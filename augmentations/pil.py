@@ -27,7 +27,7 @@ def render(image: Image.Image, drawn: Drawn) -> Tensor:
     assert 0 <= drawn.top <= image.height - drawn.height, (drawn, image.size)
     assert 0 <= drawn.left <= image.width - drawn.width, (drawn, image.size)
     if drawn.turn is not None:
-        image = _turn(image, *drawn.turn, drawn.fill)
+        image = turn(image, *drawn.turn, drawn.fill)
     # Not resize(box=...): its filter reads across the box's border, which the papers' crop-then-resize does not.
     image = image.crop((drawn.left, drawn.top, drawn.left + drawn.width, drawn.top + drawn.height))
     image = image.resize((drawn.size, drawn.size), _RESAMPLING[drawn.interpolation])
@@ -74,12 +74,16 @@ def normalize(batch: Tensor, mean: tuple[float, float, float], std: tuple[float,
         raise ValueError(
             f"normalize takes uint8 (..., 3, H, W) as `render` gives, not {batch.dtype} {tuple(batch.shape)}"
         )
-    divisor, offset, scale = _constants(mean, std, batch.device)
-    return batch.to(torch.float32).div_(divisor).sub_(offset).div_(scale)
+    return standardize(batch.to(torch.float32), *constants(mean, std, batch.device))
+
+
+def standardize(x: Tensor, divisor: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
+    """(x / divisor - offset) / scale of float32 (..., 3, H, W), written into x."""
+    return x.div_(divisor).sub_(offset).div_(scale)
 
 
 @lru_cache
-def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """255, mean and std on the device, copied there once.
 
     255 is a tensor too: by a plain number CUDA multiplies with the reciprocal, which rounds differently.
@@ -88,7 +92,7 @@ def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.de
     return torch.tensor(255.0, device=device), as_channels[0], as_channels[1]
 
 
-def _turn(image: Image.Image, angle: float, zoom: float, fill: tuple[int, int, int]) -> Image.Image:
+def turn(image: Image.Image, angle: float, zoom: float, fill: tuple[int, int, int]) -> Image.Image:
     """torchvision's affine(angle, scale=zoom, interpolation=BILINEAR, fill=fill): clockwise about the centre."""
     x, y = image.width / 2, image.height / 2
     # For each pixel of the result where it comes from; summed in torchvision's order, for the last bit.
