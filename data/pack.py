@@ -91,7 +91,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             raise ValueError(f"--verify checks a store and packs nothing: leave {options.source} out")
         return options
     if not options.to:
-        raise ValueError("two folders are wanted: python -m data.pack SRC DST")
+        raise ValueError("two folders are wanted, before the flags: python -m data.pack SRC DST")
     if options.raw and options.quality is not None:
         raise ValueError("--quality is of JPEGs, and --raw keeps pixels as they are: leave one of them out")
     kind = "raw" if options.raw else "jpeg"

@@ -38,7 +38,7 @@ def find_splits(source: Path, names: list[str] | None) -> dict[str, ImageSet]:
     if names and set(names) <= set(folders):
         return {name: scan(folders[name]) for name in names}
     direct = [name for name, path in folders.items() if _holds_images(path)]
-    if len(direct) == len(folders):  # its folders are classes
+    if len(direct) == len(folders) and "train" not in folders:  # its folders are classes; else `scan` says: flat
         if names and len(names) > 1:
             raise ValueError(
                 f"--splits {' '.join(names)}: {source} is one split: its folders hold images, name it once"
@@ -46,7 +46,7 @@ def find_splits(source: Path, names: list[str] | None) -> dict[str, ImageSet]:
         return {names[0] if names else source.absolute().name: scan(source)}
     if names:
         raise ValueError(f"--splits {' '.join(names)}: {source} holds {', '.join(folders)}")
-    if direct:
+    if 0 < len(direct) < len(folders):
         other = next(name for name in folders if name not in direct)
         raise ValueError(
             f"SRC {source}: {direct[0]} holds images and {other} does not: are they classes, or splits of which one is "

@@ -190,6 +190,10 @@ def test_what_is_wrong_with_a_command_is_said(tree: Path, tmp_path: Path, capsys
     photo(tmp_path / "mixed" / "val" / "1.jpg", 9, 9, 0)
     photo(tmp_path / "mixed" / "train" / "c" / "1.jpg", 9, 9, 0)
     refused("Name the splits to pack", tmp_path / "mixed", tmp_path / "t")
+    refused("val is flat: 1 images", tmp_path / "mixed", tmp_path / "t", "--splits", "val")
+    photo(tmp_path / "pairs" / "train" / "1.jpg", 9, 9, 0)
+    refused("train is flat: 1 images", tmp_path / "pairs", tmp_path / "t")
+    refused("two folders are wanted, before the flags", "--splits", "train", tree, tmp_path / "t")
     capsys.readouterr()
     assert command(tree, tmp_path / "s", "--longest", 50) == 0
     assert "is packed already" in capsys.readouterr().out
