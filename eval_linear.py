@@ -85,6 +85,7 @@ def linear_probe(args: Arguments, protocol: Protocol, device: torch.device) -> P
     """
     import torch
 
+    from data.packed import store_of
     from evaluation.features import Pixels
     from evaluation.results import Part, result_file
     from evaluation.table import PIXELS, check_sets, evaluate, format_table
@@ -136,6 +137,7 @@ def linear_probe(args: Arguments, protocol: Protocol, device: torch.device) -> P
             "weights": account,
             "backbone": backbone,
             **images,
+            "store": store_of(train_set),
             "num_train": len(train_set),
             "num_test": len(test_set),
             "classes": train_set.classes,
