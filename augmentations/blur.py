@@ -6,6 +6,7 @@ import math
 from ctypes import c_float
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PASSES = 3
@@ -35,13 +36,10 @@ def blur(x: Tensor, radius: Tensor, inner: Tensor, outer: Tensor, reach: int) ->
 
     radius, inner, outer: (n, 1, 1, 1) each, as `box` gives them; 0, 2**24 and 0 change nothing. reach: more than every
     radius.
-    Source: as `box`. The whole numbers are Pillow's, which need 32 bits without a sign; levels are taken from the
+    Source: as `box`. The whole numbers are Pillow's, which need 32 bits without a sign; levels are counted from the
     middle here, so that they fit into 31 bits and a sign.
     """
-    distances = range(reach + 1)
-    weights = [torch.where(radius >= k, inner, torch.where(radius + 1 == k, outer, 0)).int() for k in distances]
-    missing = 2**BITS - (weights[0] + 2 * sum(weights[1:]))  # the sum of the weights may be 1 short
-    half = 2 ** (BITS - 1) - MIDDLE * missing
+    *weights, half = weights_of(radius, inner, outer, reach)
     x = (x - MIDDLE).int()
     pair = torch.empty_like(x)  # written again and again: new memory would cost more than the arithmetic
     for axis in (3, 2):
@@ -54,12 +52,36 @@ def blur(x: Tensor, radius: Tensor, inner: Tensor, outer: Tensor, reach: int) ->
             before.copy_(inside.narrow(axis, 0, 1))
             after.copy_(inside.narrow(axis, length - 1, 1))
             torch.mul(inside, weights[0], out=x)
-            for k in distances[1:]:
+            for k in range(1, reach + 1):
                 torch.add(wide.narrow(axis, reach - k, length), wide.narrow(axis, reach + k, length), out=pair)
                 x.add_(pair.mul_(weights[k]))
             torch.bitwise_right_shift(x.add_(half), BITS, out=inside)
         x.copy_(inside)
     return x.add_(MIDDLE).float()
+
+
+def weights_of(radius: Tensor, inner: Tensor, outer: Tensor, reach: int) -> list[Tensor]:
+    """The weights of the pixels 0 .. reach away, then what to add before rounding; int32 (n, 1, 1, 1) each."""
+    distances = range(reach + 1)
+    weights = [torch.where(radius >= k, inner, torch.where(radius + 1 == k, outer, 0)).int() for k in distances]
+    missing = 2**BITS - (weights[0] + 2 * sum(weights[1:]))  # their sum may be 1 short
+    return [*weights, 2 ** (BITS - 1) - MIDDLE * missing]
+
+
+def box_pass(x: Tensor, weights: list[Tensor], axis: int) -> Tensor:
+    """uint8 (n, 3, H, W) after one box along `axis`: what `blur` does six times, as one expression for a compiler.
+
+    weights: as `weights_of` gives them.
+    """
+    *weights, half = weights
+    reach, length = len(weights) - 1, x.shape[axis]
+    sides = (reach, reach, 0, 0) if axis == 3 else (0, 0, reach, reach)
+    wide = F.pad(x.int() - MIDDLE, sides, mode="replicate")
+    total = wide.narrow(axis, reach, length) * weights[0] + half
+    for k in range(1, reach + 1):
+        pair = wide.narrow(axis, reach - k, length) + wide.narrow(axis, reach + k, length)
+        total = total + pair * weights[k]
+    return ((total >> BITS) + MIDDLE).to(torch.uint8)
 
 
 def _single(x: float) -> float:

@@ -6,16 +6,14 @@ their own order, in the numbers of `Rest`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from . import colors
-from .blur import blur, box
+from .blur import blur
+from .fused import finish_fused
 from .pil import constants, standardize
-from .rest import BLUR, GRAY, JITTER, SOLARIZE, STAGES, Op, Rest
+from .rest import STAGES, Op, Rest
 from .view import View
 
 CHUNK = 2**18  # numbers at a time on a CPU: what a core's cache holds
@@ -24,8 +22,8 @@ CHUNK = 2**18  # numbers at a time on a CPU: what a core's cache holds
 def finish(pixels: Tensor, rest: Rest, view: View, compiled: bool = False) -> Tensor:
     """The views whose crops are uint8 (n, 3, S, S): float32 (n, 3, S, S), normalised, on the device of pixels and rest.
 
-    rest: the rows of the same n images, drawn from `view`. compiled: by torch.compile, as a few fused kernels, built
-    once for each view and shape; for GPUs. The result is the same.
+    rest: the rows of the same n images, drawn from `view`. compiled: by torch.compile, for a GPU; it takes its time at
+    the first call for each shape (fused.py). The result is the same.
 
     Equal, to the bit, to `normalize` of what `render` makes of the same crop.
     """
@@ -34,8 +32,7 @@ def finish(pixels: Tensor, rest: Rest, view: View, compiled: bool = False) -> Te
     assert len(pixels) == len(rest.numbers), (pixels.shape, rest.numbers.shape)
     divisor, offset, scale = constants(view.mean, view.std, pixels.device)
     if compiled:
-        assert rest.reach <= _reach(view), (rest.reach, view)
-        return _compiled(view)(pixels, rest.numbers, divisor, offset, scale)
+        return finish_fused(pixels, rest, view, divisor, offset, scale)
     rows = max(1, CHUNK // pixels[0].numel())
     if pixels.device.type != "cpu" or rows >= len(pixels):
         return standardize(_levels(pixels.float(), rest), divisor, offset, scale)
@@ -81,48 +78,6 @@ def _run(op: Op, x: Tensor, number: Tensor, numbers: Tensor, reach: int) -> Tens
     raise AssertionError(op)
 
 
-def _every_row(pixels: Tensor, numbers: Tensor, view: View) -> Tensor:
-    """`_levels` without a choice of rows: each stage on the whole batch, so that its shapes are always the same.
-
-    Levels pass from stage to stage as bytes, which is what the time of fused kernels depends on.
-    """
-    x = pixels
-    for stage in JITTER if view.jitter else ():
-        op, number = (numbers[:, place, None, None, None] for place in (stage, STAGES + stage))
-        level = colors.luma(x.float())
-        base = torch.where(op == Op.CONTRAST, colors.mean_level(level), torch.where(op == Op.SATURATION, level, 0))
-        factor = torch.where((op == Op.NOTHING) | (op == Op.HUE), 1, number)
-        turned = colors.hue(x.float(), number) if view.hue else x.float()
-        x = torch.where(op == Op.HUE, turned, colors.blend(base, x.float(), factor)).to(torch.uint8)
-    op = numbers[:, :STAGES, None, None, None]
-    if view.gray:
-        x = torch.where(op[:, GRAY] == Op.GRAY, colors.luma(x.float()), x.float()).to(torch.uint8)
-    if view.blur:  # the box of a row without blur changes nothing
-        radius = numbers[:, STAGES + BLUR, None, None, None]
-        x = blur(x.float(), radius, *_box_weights(numbers), _reach(view)).to(torch.uint8)
-    if view.solarize:
-        threshold = torch.where(op[:, SOLARIZE] == Op.SOLARIZE, numbers[:, STAGES + SOLARIZE, None, None, None], 256)
-        x = colors.solarize(x.float(), threshold)
-    return x.float()
-
-
-@lru_cache
-def _compiled(view: View) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """The whole of `finish` for a view, to be built at its first call for each shape."""
-
-    def run(pixels: Tensor, numbers: Tensor, divisor: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
-        return standardize(_every_row(pixels, numbers, view), divisor, offset, scale)
-
-    exact = ("eager_numerics.division_rounding", "emulate_divison_rounding", "emulate_precision_casts")
-    known = torch._inductor.list_options()
-    return torch.compile(run, dynamic=False, options={name: True for name in exact if name in known})
-
-
 def _box_weights(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """The two weights of each row's box, (n, 1, 1, 1) each."""
     return numbers[:, -2, None, None, None], numbers[:, -1, None, None, None]
-
-
-def _reach(view: View) -> int:
-    """How far any box of the view's blur takes in pixels on each side."""
-    return box(view.sigma[1])[0] + 1 if view.blur else 1

@@ -157,6 +157,7 @@ def test_compiled_is_the_same() -> None:
         pixels = torch.stack([tensor(picture(sample, 24, 24)) for sample in range(16)])
         with torch.compiler.set_stance("fail_on_recompile" if batch else "default"):
             assert torch.equal(finish(pixels, rest(drawn), view, compiled=True), finish(pixels, rest(drawn), view))
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.gpu
