@@ -7,6 +7,7 @@ A leaf: imports nothing of this repository but itself, relatively, so the folder
 """
 
 from .crop import crop
+from .crop_batch import CROP, crop_batch, crop_of
 from .finish import finish
 from .papers import (
     BARLOW_TWINS,

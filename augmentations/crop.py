@@ -19,8 +19,9 @@ def crop(pixels: Tensor, drawn: Drawn) -> Tensor:
     result mostly has it too. `drawn` must have been drawn for this height and width. `rest_of` says what is left to do.
 
     Raises: ValueError where the pixels are not uint8 (3, H, W).
-    Source: torch's antialiased uint8 resize has Pillow's filters and its two rounded passes, with weights of 16 bits
-    where Pillow has 22: a few levels in a thousand differ, by one.
+    Source: torch's antialiased resize of uint8 has Pillow's filters and two rounded passes, across first, as Pillow has
+    up to 12. Its weights have 16 bits, not 22: a few levels in a thousand differ, by one. Pillow 13 takes some crops
+    down first, which makes a level in seven of such a crop another, mostly by one.
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
         raise ValueError(f"crop takes uint8 (3, H, W), not {pixels.dtype} {tuple(pixels.shape)}")

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from augmentations import Drawn
+
 
 def picture(seed: int, height: int, width: int) -> Image.Image:
     random = np.random.default_rng(seed)
@@ -18,6 +20,14 @@ def picture(seed: int, height: int, width: int) -> Image.Image:
     levels[top : top + height // 3, left : left + width // 3] = random.uniform(0, 255, 3)
     levels[: height // 8, : width // 6] = random.uniform(0, 255)  # grey
     return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+def across_first(image: Image.Image, drawn: Drawn) -> Tensor:
+    """uint8 (3, size, size), the crop that Pillow up to 12 makes; from 13 on some are resized down before across."""
+    part = image.crop((drawn.left, drawn.top, drawn.left + drawn.width, drawn.top + drawn.height))
+    way = Image.Resampling[drawn.interpolation.upper()]
+    part = part.resize((drawn.size, drawn.height), way).resize((drawn.size, drawn.size), way)
+    return tensor(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if drawn.flip else part)
 
 
 def tensor(image: Image.Image) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from augmentations import Drawn, View, crop, render, sample_random
-from tests.augmentations.pictures import picture, tensor
+from tests.augmentations.pictures import across_first, picture, tensor
 
 PLAIN = View(jitter=0.0, gray=0.0)
 
@@ -24,12 +24,15 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_a_crop_is_pillows_within_a_twentieth_of_a_level(size: int, interpolation: Any) -> None:
     view = View(size=size, interpolation=interpolation, jitter=0.0, gray=0.0)
     shapes = [(375, 500), (500, 333), (64, 64), (32, 32), (700, 120), (240, 1)]
-    differences = []
+    differences, across = [], []
     for sample in range(30):
         image = picture(sample, *shapes[sample % len(shapes)])
         drawn = view.draw(sample_random(0, 0, sample, 0), image.height, image.width)
         differences.append(difference(crop(tensor(image), drawn), render(image, drawn)))
-        assert differences[-1] < 0.5, drawn
+        across.append(difference(crop(tensor(image), drawn), across_first(image, drawn)))
+        assert across[-1] < 0.05, drawn
+        assert differences[-1] < 0.3, drawn
+    assert sum(across) / len(across) < 0.01
     assert sum(differences) / len(differences) < 0.05
 
 
