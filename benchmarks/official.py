@@ -1,4 +1,4 @@
-"""The two-view transform of Barlow Twins' official code, from a checkout of it or written out from its description."""
+"""Barlow Twins' official code from a checkout; its two-view transform also written out from its description."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
@@ -25,12 +26,17 @@ def official_transform(checkout: Path | None) -> tuple[TwoViews, str]:
     if checkout is None:
         first, second = _view(blur=1.0, solarize=0.0), _view(blur=0.1, solarize=0.2)
         return lambda image: (first(image), second(image)), f"plain transcription of {SOURCE} main.py @8e8d284"
+    return official_main(checkout).Transform(), f"{SOURCE} @{commit_of(checkout)[:7]}"
+
+
+def official_main(checkout: Path) -> Any:
+    """Returns a checkout's main.py as a module; it trains only where it is the script."""
     spec = importlib.util.spec_from_file_location("official_barlow_twins", checkout / "main.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.Transform(), f"{SOURCE} @{commit_of(checkout)[:7]}"
+    return module
 
 
 def official_load(path: str) -> Image.Image:
