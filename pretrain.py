@@ -257,8 +257,8 @@ def pretrain(name: str, argv: list[str]) -> int:
 
         # Heatmaps compare over time only on a fixed batch: one the training never draws, of an epoch that never comes.
         rows = epoch_order(recipe.seed, PROBE_EPOCH, len(images))[: min(PROBE_ROWS, recipe.batch_size)]
-        fixed = batches.render(rows, PROBE_EPOCH)
-        if not fixed.error:
+        fixed = batches.render(rows, PROBE_EPOCH) if heatmap_every else None
+        if fixed and not fixed.error:
             on_device = to_device(fixed.batch, recipe.views, device, place.channels_last)
             labels = fixed.captions or None, fixed.batch.views[0]
             probe = Probe(objective, on_device, place.out / "heatmaps", recipe.batch_size, *labels)

@@ -81,6 +81,7 @@ class Measured:
 
     rows: int  # of the batch
     start_s: float  # from the end of the imports to the first batch
+    input_s: float  # of that: to find the images, start the workers and have the batch
     steps: list[dict[str, float]] = field(default_factory=list)  # seconds by part
     peak_bytes: int | None = None  # of the device, CUDA only
 
@@ -95,10 +96,11 @@ def about(repeats: int, cuda: bool) -> dict[str, Any]:
     return found | ({"device": f"GPU: {torch.cuda.get_device_name()}"} if cuda else {})
 
 
-def run(argv: Sequence[str], steps: int, warmup: int = 3, model_only: bool = False) -> Measured:
+def run(argv: Sequence[str], steps: int, warmup: int = 0, model_only: bool = False) -> Measured:
     """Trains `steps` steps after `warmup`, of `pretrain.py *argv`, and returns what they took.
 
     Args:
+        steps: measured ones; 0 goes up to the first batch only.
         argv: recipe and flags as on the command line, but for --out: the run folder is temporary.
         model_only: repeat the first batch, already on the device: what a step takes if data cost nothing.
 
@@ -122,7 +124,7 @@ def run(argv: Sequence[str], steps: int, warmup: int = 3, model_only: bool = Fal
             code = 0
         except SystemExit as leaving:  # tyro's way
             code = leaving.code
-        if code or watch.step <= warmup + 1:
+        if code or watch.step <= (warmup + 1 if steps else 0):
             raise RuntimeError(f"pretrain.py {' '.join(argv)}: exit code {code}, {watch.step} steps\n{said.getvalue()}")
     seconds = watch.seconds(warmup + 1)
     peak = torch.cuda.max_memory_allocated() if watch.cuda else None
@@ -130,7 +132,8 @@ def run(argv: Sequence[str], steps: int, warmup: int = 3, model_only: bool = Fal
     if watch.cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    return Measured(found["rows"], found["first"] - found["imported"], seconds, peak)
+    input_s = found["opened"] + found["first"] - found["asked"]
+    return Measured(found["rows"], found["first"] - found["imported"], input_s, seconds, peak)
 
 
 def _attach(stack: ExitStack, watch: Stopwatch, last: int, model_only: bool) -> dict[str, Any]:
@@ -141,6 +144,7 @@ def _attach(stack: ExitStack, watch: Stopwatch, last: int, model_only: bool) -> 
 
     found: dict[str, Any] = {}
     read, load, to_device = command.read, data.loader.load, data.loader.to_device
+    opened = data.loader.open_images
 
     def patch(place: Any, name: str, new: Any) -> None:
         stack.enter_context(mock.patch.object(place, name, new))
@@ -168,22 +172,31 @@ def _attach(stack: ExitStack, watch: Stopwatch, last: int, model_only: bool) -> 
 
         return timed
 
+    def open_images(*args: Any) -> Any:
+        began = time.perf_counter()
+        images = opened(*args)
+        found["opened"] = time.perf_counter() - began
+        return images
+
     class Loader:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self.loader = load(*args, **kwargs)
 
         def __iter__(self) -> Iterator[Any]:
+            found["asked"] = time.perf_counter()
             batches, batch = iter(self.loader), None
             while True:
                 watch.step += 1
                 watch.begin("data wait")
-                if watch.step > last:
+                if watch.step > last > 0:
                     raise Enough
                 if batch is None or not model_only:
                     batch = next(batches, None)
                 if batch is None:
                     return
                 found.setdefault("first", time.perf_counter())
+                if last == 0:
+                    raise Enough
                 watch.begin("rest")
                 yield batch
 
@@ -195,6 +208,7 @@ def _attach(stack: ExitStack, watch: Stopwatch, last: int, model_only: bool) -> 
         return found["placed"]
 
     patch(command, "read", note_recipe)
+    patch(data.loader, "open_images", open_images)
     patch(data.loader, "load", Loader)
     patch(data.loader, "to_device", watch.around("copy", place))
     patch(data.loader, "normalize", watch.around("views", data.loader.normalize))
