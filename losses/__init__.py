@@ -8,6 +8,7 @@ from .barlow_twins import BarlowTwins
 from .contrastive import NPairs, NTXent
 from .inputs import at_least_float32, check_pair
 from .matrices import cosine_similarity, cross_correlation, off_diagonal
+from .ranks import ALONE, Ranks
 from .sample_correlation import SampleCorrelation
 from .sanity import Sanity
 from .siglip import SigLIP

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .inputs import at_least_float32, check_pair
-from .matrices import cross_correlation, split_diagonal, sum_of_squares
+from .matrices import EPS
+from .ranks import ALONE, Ranks
 from .sanity import Sanity, check_sizes, identity_bound
+from .split import Form, split
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,17 @@ class BarlowTwins:
     scale: float = 1.0
 
     @at_least_float32
-    def __call__(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Returns the two terms for the embeddings (N, D) of two views of the whole batch.
+    def __call__(self, a: Tensor, b: Tensor, ranks: Ranks = ALONE) -> dict[str, Tensor]:
+        """Returns the two terms for the embeddings (n, D) of two views, this rank's rows of the whole batch.
 
         Raises:
-            ValueError: unless both are (N, D) with N >= 2.
+            ValueError: unless both are (n, D) with N >= 2 rows on all ranks.
         """
-        check_pair(a, b)
-        diagonal, rest = split_diagonal(cross_correlation(a, b))
+        check_pair(a, b, ranks)
+        diagonal, rest = split(a, b, Form("features", EPS, ranks))
         return {
             "invariance": self.scale * (diagonal - 1).square().sum(),
-            "redundancy": self.scale * self.lambd * sum_of_squares(rest),
+            "redundancy": self.scale * self.lambd * rest,
         }
 
     def sanity(self, num_rows: int, num_features: int) -> Sanity:

@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from .ranks import ALONE, Ranks
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -27,6 +29,8 @@ def at_least_float32(function: Callable[P, R]) -> Callable[P, R]:
         devices = [value.device.type for value in (*values, *named.values()) if isinstance(value, Tensor)]
         if not devices:  # a wrong call: Python's own message names what is missing
             return function(*args, **kwargs)
+        if not torch.is_autocast_enabled(devices[0]):  # at tiny sizes the switch is a tenth of a loss's time
+            return function(*values, **named)
         with torch.autocast(devices[0], enabled=False):
             return function(*values, **named)
 
@@ -38,13 +42,14 @@ def _promote(value: Any) -> Any:
     return value.float() if half else value
 
 
-def check_pair(a: Tensor, b: Tensor) -> None:
+def check_pair(a: Tensor, b: Tensor, ranks: Ranks = ALONE) -> None:
     """Checks that two views can be compared row by row.
 
     Raises:
-        ValueError: unless both are floating-point (N, D) of the same shape and type with N >= 2 and D >= 1.
+        ValueError: unless both are floating-point (n, D) of the same shape and type with N >= 2 rows on all ranks and
+            D >= 1.
     """
-    if a.ndim != 2 or a.shape != b.shape or a.shape[0] < 2 or a.shape[1] < 1:
+    if a.ndim != 2 or a.shape != b.shape or a.shape[0] * ranks.size < 2 or a.shape[1] < 1:
         raise ValueError(
             f"embeddings have shapes {tuple(a.shape)} and {tuple(b.shape)}; "
             "a loss of two views needs (N, D) twice, with the same N >= 2 rows and D >= 1 features"

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .inputs import at_least_float32, check_pair
-from .matrices import Divisor, check_divisor, sample_correlation, split_diagonal, sum_of_squares
+from .matrices import EPS, Divisor, check_divisor
+from .ranks import ALONE, Ranks
 from .sanity import Sanity, check_sizes, identity_bound
+from .split import Form, split
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,19 @@ class SampleCorrelation:
         check_divisor(self.divisor)
 
     @at_least_float32
-    def __call__(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Returns the two terms for the embeddings (N, D) of two views of the whole batch.
+    def __call__(self, a: Tensor, b: Tensor, ranks: Ranks = ALONE) -> dict[str, Tensor]:
+        """Returns the two terms for the embeddings (n, D) of two views, this rank's rows of the whole batch.
 
         Raises:
-            ValueError: unless both are (N, D) with N >= 2.
+            ValueError: unless both are (n, D) with N >= 2 rows on all ranks.
         """
-        check_pair(a, b)
-        diagonal, rest = split_diagonal(sample_correlation(a, b, self.divisor))
+        check_pair(a, b, ranks)
+        num_rows, num_features = len(a) * ranks.size, a.shape[1]
+        diagonal, rest = split(a, b, Form("samples", EPS, ranks))
+        factor = 1.0 if self.divisor == "features" else num_features / num_rows
         return {
-            "invariance": self.scale * (diagonal - 1).square().sum(),
-            "contrast": self.scale * self.lambd * sum_of_squares(rest),
+            "invariance": self.scale * ranks.sum((factor * diagonal - 1).square().sum()),
+            "contrast": self.scale * self.lambd * factor**2 * rest,
         }
 
     def sanity(self, num_rows: int, num_features: int) -> Sanity:

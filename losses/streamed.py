@@ -7,7 +7,6 @@ Only gradients of gradients (`create_graph`) take the plain form, matrix and all
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,21 +15,13 @@ from torch import Tensor
 
 from .inputs import at_least_float32
 from .tiling import Gradients, Tile, Units, room, tiles
+from .twice import differentiable_again
 
 # exp2 takes half the time of exp and is as exact, so logits that are exponents are in units of ln 2.
 LOG2_E = math.log2(math.e)
 
 # torch takes softplus(x) as x from 20 on, which is 2e-9 off; from 40 on it is exact in float64.
 LINEAR_FROM = 40.0
-
-
-def _differentiable_again(
-    plain: Callable[..., tuple[Tensor, ...]], gradients: tuple[Tensor, ...], *inputs: Tensor | bool
-) -> tuple[Tensor | None, ...]:
-    """Returns the gradient of each input with a graph of its own, by the plain form: for gradients of gradients."""
-    tensors = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
-    found = iter(torch.autograd.grad(plain(*inputs), tensors, gradients, create_graph=True))
-    return tuple(next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs)
 
 
 # ---- softmax: each row, and each column, among all
@@ -98,7 +89,7 @@ class _CrossEntropies(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         a, b, scale, number, kept, count, *pairs = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _differentiable_again(plain_cross_entropies, gradients, a, b, scale, number, ctx.both)
+            return differentiable_again(plain_cross_entropies, gradients, a, b, scale, number, ctx.both)
         row, column = LogSumExp(*pairs[:2]), LogSumExp(*pairs[2:4])
         unit_a, unit_b = Units(*pairs[4:6]), Units(*pairs[6:])
         shares = [gradient / len(a) for gradient in gradients]
@@ -158,7 +149,7 @@ class _PairLosses(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         a, b, scale, bias, number, kept, *pairs = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _differentiable_again(plain_pair_losses, gradients, a, b, scale, bias, number)
+            return differentiable_again(plain_pair_losses, gradients, a, b, scale, bias, number)
         of_positive, of_negative = (gradient / len(a) for gradient in gradients)
         unit_a, unit_b = Units(*pairs[:2]), Units(*pairs[2:])
         found = Gradients(unit_a, unit_b, *ctx.needs_input_grad[:2])

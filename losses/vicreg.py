@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .inputs import at_least_float32, check_pair
-from .matrices import split_diagonal, sum_of_squares
+from .ranks import ALONE, Ranks
 from .sanity import Sanity, check_sizes
+from .split import Form, split
 
 
 @dataclass(frozen=True)
@@ -51,27 +52,27 @@ class VICReg:
     eps: float = 1e-4
 
     @at_least_float32
-    def __call__(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Returns the three terms for the embeddings (N, D) of two views of the whole batch.
+    def __call__(self, a: Tensor, b: Tensor, ranks: Ranks = ALONE) -> dict[str, Tensor]:
+        """Returns the three terms for the embeddings (n, D) of two views, this rank's rows of the whole batch.
 
         Raises:
-            ValueError: unless both are (N, D) with N >= 2.
+            ValueError: unless both are (n, D) with N >= 2 rows on all ranks.
         """
-        check_pair(a, b)
-        (hinge_a, covariance_a), (hinge_b, covariance_b) = self._spread(a), self._spread(b)
+        check_pair(a, b, ranks)
+        (hinge_a, covariance_a), (hinge_b, covariance_b) = (self._spread(z, ranks) for z in (a, b))
         return {
-            "invariance": self.invariance * (a - b).square().mean(),
+            "invariance": self.invariance * ranks.sum((a - b).square().mean()) / ranks.size,
             "variance": self.variance * (hinge_a + hinge_b) / 2,
             "covariance": self.covariance * (covariance_a + covariance_b),
         }
 
-    def _spread(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _spread(self, z: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
         """Returns one view's mean hinge on the standard deviation, and its squared covariances over D: two scalars."""
-        num_rows, num_features = z.shape
-        # The root on each factor: dividing one by N - 1 would keep two (N, D) for the backward pass.
-        z = (z - z.mean(0)) / math.sqrt(num_rows - 1)
-        variances, rest = split_diagonal(z.T @ z)
-        return (1 - (variances + self.eps).sqrt()).relu().mean(), sum_of_squares(rest) / num_features
+        num_rows, num_features = len(z) * ranks.size, z.shape[1]
+        # The root on each factor: dividing one by N - 1 would keep two (n, D) for the backward pass.
+        z = (z - ranks.sum(z.sum(0)) / num_rows) / math.sqrt(num_rows - 1)
+        variances, rest = split(z, None, Form("features", ranks=ranks))
+        return (1 - (variances + self.eps).sqrt()).relu().mean(), rest / num_features
 
     def sanity(self, num_rows: int, num_features: int) -> Sanity:
         """Returns the loss's values when collapsed, independent and perfect, for N rows of D features.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from models import Backbone, Mlp
-from parallel import gather
+from parallel import AllRanks, gather
 
 from .base import Batch, Objective
 
@@ -22,14 +23,16 @@ class JointEmbedding(Objective):
     Args:
         encoder: the backbone; its width is the head's input.
         head: the projector; what the loss sees is thrown away after pretraining.
-        loss: called on (N, D), (N, D) of the whole batch; returns named terms whose sum is the loss.
+        loss: called on (N, D), (N, D) of the whole batch; returns named terms whose sum is the loss. One that takes
+            `ranks` is called on this rank's rows instead, and exchanges with the others what it needs of them.
     """
 
-    def __init__(self, encoder: Backbone, head: Mlp, loss: Callable[[Tensor, Tensor], dict[str, Tensor]]) -> None:
+    def __init__(self, encoder: Backbone, head: Mlp, loss: Callable[..., dict[str, Tensor]]) -> None:
         super().__init__()
         self.encoder, width = encoder.build()
         self.head: nn.Module = head.build(width)
         self.loss = loss
+        self.takes_ranks = "ranks" in inspect.signature(loss).parameters
 
     def embed(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Returns {"a", "b"}: (n, D) for each of the two views."""
@@ -37,7 +40,9 @@ class JointEmbedding(Objective):
         return {"a": self.head(self.encoder(first)), "b": self.head(self.encoder(second))}
 
     def terms(self, z: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
-        """Returns the loss's terms on the gathered rows."""
+        """Returns the loss's terms on the rows of all ranks."""
+        if self.takes_ranks:
+            return self.loss(z["a"], z["b"], ranks=AllRanks())
         return self.loss(gather(z["a"]), gather(z["b"]))
 
     def sanity(self, num_rows: int) -> Any:

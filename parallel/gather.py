@@ -1,10 +1,10 @@
 """Differentiable collectives.
 
 The law they keep: *the mean over ranks of what each rank back-propagates is the gradient of the loss of the whole
-batch.* Every rank computes the whole loss from gathered rows; the backward of `gather` sums over ranks what each of
-them wants of a row, so a rank receives W times its share, and DistributedDataParallel's mean over the W ranks takes
-the factor away. A raw `all_reduce` inside autograd, as in the official Barlow Twins code, gives 1/W of the gradient
-instead.
+batch.* What is gathered or summed is on every rank, and each of them makes the whole loss of it; so backward sums over
+ranks what each wants of a value, a rank receives W times its share, and DistributedDataParallel's mean over the W ranks
+takes the factor away. A raw `all_reduce` inside autograd, as in the official Barlow Twins code, gives 1/W of the
+gradient instead. Losses that need only their rank's rows of a matrix are given `AllRanks` and find the same gradient.
 """
 
 from __future__ import annotations
@@ -34,6 +34,28 @@ def gather(x: Tensor) -> Tensor:
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Returns the sum of `x` over ranks, on every rank; gradients are summed too. Identity on one process."""
     return x if world_size() == 1 else _AllReduceSum.apply(x)
+
+
+class AllRanks:
+    """The processes that train together, as losses see them: the `Ranks` of `losses`. Alone it is one that has all."""
+
+    @property
+    def rank(self) -> int:
+        """This process's place among them."""
+        return dist.get_rank() if world_size() > 1 else 0
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return world_size()
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Returns the rows of all, see `gather`."""
+        return gather(x)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Returns the sum over all, see `all_reduce_sum`."""
+        return all_reduce_sum(x)
 
 
 def average_gradients(module: nn.Module, compress: bool = False) -> None:

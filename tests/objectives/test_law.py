@@ -31,8 +31,8 @@ class TinyBackbone:
         return nn.Sequential(*layers), 8
 
 
-def joint(loss: Any) -> JointEmbedding:
-    return JointEmbedding(TinyBackbone(), Mlp((16, 32)), loss)
+def joint(loss: Any, width: int = 32) -> JointEmbedding:
+    return JointEmbedding(TinyBackbone(), Mlp((16, width)), loss)
 
 
 def image_text(loss: Any, **tower: Any) -> ImageText:
@@ -40,15 +40,19 @@ def image_text(loss: Any, **tower: Any) -> ImageText:
     return ImageText(TinyBackbone(), text, Projection(6), Projection(6), loss)
 
 
-# Every objective of the project stands here, with each of its losses.
+# Every objective of the project stands here, with each of its losses. Fewer features than rows (`width=8`) is the other
+# form of those that choose between the matrix of features and that of samples.
 OBJECTIVES = {
     "barlow_twins": partial(joint, BarlowTwins(0.05)),
+    "barlow_twins_narrow": partial(joint, BarlowTwins(0.05), width=8),
     "vicreg": partial(joint, VICReg()),
+    "vicreg_narrow": partial(joint, VICReg(), width=8),
     "nt_xent": partial(joint, NTXent(0.2)),
     "n_pairs_clip": partial(joint, NPairs(0.1, symmetric=True)),
     "n_pairs_seed": partial(joint, NPairs(1.0, symmetric=False)),
     "sample_correlation": partial(joint, SampleCorrelation(divisor="features")),
     "sample_correlation_seed": partial(joint, SampleCorrelation(divisor="samples")),
+    "sample_correlation_narrow": partial(joint, SampleCorrelation(lambd=0.5, scale=1.0), width=8),
     "clip": partial(image_text, NPairs(0.2)),
     "siglip": partial(image_text, SigLIP(), causal=False, pool="last"),
 }
