@@ -120,7 +120,9 @@ def pretrain(name: str, argv: list[str]) -> int:
     import torch
 
     from augmentations import mix
-    from data.loader import StepBatches, left_out, load, open_images, to_device
+    from data.ahead import to_device
+    from data.batches import StepBatches
+    from data.loader import Loader, left_out, open_images
     from data.order import epoch_order
     from data.packed import store_of
     from data.stage import stage
@@ -219,8 +221,11 @@ def pretrain(name: str, argv: list[str]) -> int:
         world.size,
         place.skip_bad_images,
         recipe.tokenizer,
+        place.views,
     )
-    loader = load(batches, step, total_steps, place.workers, device.type == "cuda", stop.in_worker)
+    loader = Loader(
+        batches, step, total_steps, place.workers, device, place.channels_last, place.compile, stop.in_worker
+    )
     queue = iter(loader)  # workers start here, before other threads do
     hosts = world.collect(run_folder.describe_host(device))
     record = progress = heartbeat = probe = None
@@ -235,6 +240,7 @@ def pretrain(name: str, argv: list[str]) -> int:
         print(f"{world.size} x {device}, {recipe.precision}, run folder {place.out}")
         if store:
             print("images from store", ", ".join(f"{key} {value}" for key, value in store.items()))
+        print(f"{place.workers} workers a rank, batches in {loader.ring}")
         print(describe_groups(optimizer), flush=True)
         if norm_rows:
             complain(
@@ -259,7 +265,7 @@ def pretrain(name: str, argv: list[str]) -> int:
         rows = epoch_order(recipe.seed, PROBE_EPOCH, len(images))[: min(PROBE_ROWS, recipe.batch_size)]
         fixed = batches.render(rows, PROBE_EPOCH) if heatmap_every else None
         if fixed and not fixed.error:
-            on_device = to_device(fixed.batch, recipe.views, device, place.channels_last)
+            on_device = to_device(fixed, recipe.views, device, place.channels_last)
             labels = fixed.captions or None, fixed.batch.views[0]
             probe = Probe(objective, on_device, place.out / "heatmaps", recipe.batch_size, *labels)
 
@@ -350,8 +356,7 @@ def pretrain(name: str, argv: list[str]) -> int:
 
             torch.manual_seed(mix(recipe.seed, step, world.rank))  # dropout and drop-path: a function of the step, too
             set_learning_rate(optimizer, learning_rate(step, total_steps, warmup_steps, recipe.final_lr))
-            batch = to_device(loaded.batch, recipe.views, device, place.channels_last)
-            terms, z = forward_backward(batch, step / total_steps, scaler)
+            terms, z = forward_backward(loaded.batch, step / total_steps, scaler)
             loss = torch.stack(list(terms.values())).sum()
             first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), step, first_bad)
             if recipe.clip_grad is not None:

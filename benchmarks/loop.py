@@ -139,12 +139,13 @@ def run(argv: Sequence[str], steps: int, warmup: int = 0, model_only: bool = Fal
 def _attach(stack: ExitStack, watch: Stopwatch, last: int, model_only: bool) -> dict[str, Any]:
     """Wraps the functions that the loop calls; returns a dict that the run fills."""
     import data.loader
+    from data.ahead import Copy
+    from data.loader import Loader
     from objectives import backward
     from training import command
 
     found: dict[str, Any] = {}
-    read, load, to_device = command.read, data.loader.load, data.loader.to_device
-    opened = data.loader.open_images
+    read, opened = command.read, data.loader.open_images
 
     def patch(place: Any, name: str, new: Any) -> None:
         stack.enter_context(mock.patch.object(place, name, new))
@@ -178,13 +179,10 @@ def _attach(stack: ExitStack, watch: Stopwatch, last: int, model_only: bool) -> 
         found["opened"] = time.perf_counter() - began
         return images
 
-    class Loader:
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self.loader = load(*args, **kwargs)
-
+    class Watched(Loader):
         def __iter__(self) -> Iterator[Any]:
             found["asked"] = time.perf_counter()
-            batches, batch = iter(self.loader), None
+            batches, batch = super().__iter__(), None
             while True:
                 watch.step += 1
                 watch.begin("data wait")
@@ -200,18 +198,11 @@ def _attach(stack: ExitStack, watch: Stopwatch, last: int, model_only: bool) -> 
                 watch.begin("rest")
                 yield batch
 
-    def place(batch: Any, views: Any, device: torch.device, *args: Any) -> Any:
-        if not (model_only and watch.step):  # before the first step: the probe's batch
-            return to_device(batch, views, device, *args)
-        if "placed" not in found:
-            found["placed"] = to_device(batch, views, device, *args)
-        return found["placed"]
-
     patch(command, "read", note_recipe)
     patch(data.loader, "open_images", open_images)
-    patch(data.loader, "load", Loader)
-    patch(data.loader, "to_device", watch.around("copy", place))
-    patch(data.loader, "normalize", watch.around("views", data.loader.normalize))
+    patch(data.loader, "Loader", Watched)
+    patch(Copy, "wait", watch.around("copy", Copy.wait))
+    patch(data.loader, "finished", watch.around("views", data.loader.finished))
     for way in (backward.WholeBatch, backward.Chunks):
         patch(way, "__call__", watch.around("backward", way.__call__, then="optimiser"))
     return found

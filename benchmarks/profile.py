@@ -7,8 +7,8 @@ pretrain.py's own loop runs for some steps in a temporary run folder (`benchmark
 | part | what |
 |---|---|
 | data wait | the next batch is not there yet |
-| copy | pixels to the device |
-| views | what of the augmentation is done on the device, and normalising |
+| copy | pixels to the device: a wait for what was begun a step before; none on a CPU |
+| views | what of the augmentation is done on the device, and normalising; on a CPU the workers do it |
 | forward | networks, `embed` |
 | loss | `terms`, and its backward as far as the embeddings |
 | backward | of the networks; on several ranks with the exchange of gradients |

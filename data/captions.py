@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from augmentations import sample_random
@@ -43,6 +44,13 @@ def encode(tokenizer: Tokenizer, captions: Sequence[str]) -> Text:
     digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in tokens.numpy()]
     group = torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
     return Text(trimmed(tokens) if tokenizer.trim else tokens, group)
+
+
+def join(parts: Sequence[Text]) -> Text:
+    """Returns what `encode` returns for the captions of all parts at once."""
+    length = max(part.tokens.shape[1] for part in parts)
+    tokens = [F.pad(part.tokens, (0, length - part.tokens.shape[1])) for part in parts]
+    return Text(torch.cat(tokens), torch.cat([part.group for part in parts]))
 
 
 def trimmed(tokens: Tensor) -> Tensor:

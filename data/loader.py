@@ -1,140 +1,141 @@
-"""The input path: this rank's batch of every step, made by worker processes, ready as uint8."""
+"""The input path: this rank's batch of every step, made part by part in worker processes, ready on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from augmentations import View, normalize, render, sample_random
-from objectives import Batch, Text
 from parallel import World
 
-from .captions import Tokenizer, draw_caption, encode
-from .images import BadImage
-from .order import batch_samples
+from .ahead import Copy, finished, one_ahead
+from .batches import Loaded, Made, StepBatches, loaded
 from .pairs import PairSet
+from .ring import Ring
 from .sets import Captioned, ImageSet
 from .stage import shards_of
 
-
-@dataclass
-class Loaded:
-    """A batch as the workers make it, and what went wrong on the way."""
-
-    batch: Batch
-    replaced: list[str] = field(default_factory=list)  # images that could not be read, one message each
-    error: str | None = None  # the first unreadable image, where none may be replaced
-    captions: list[str] = field(default_factory=list)  # as drawn, where there is a tokenizer
+PART = 64  # rows that a worker makes at a time, at most; half of that at least, where the batch has so many
+HELD = 2  # batches that stay as they are for the one who reads: the newest and the one before
 
 
-class StepBatches(Dataset[Loaded]):
-    """Item `step` is this rank's batch of that step: pixels, order and views are functions of (seed, step, rank) alone.
+class Plan(NamedTuple):
+    """How a batch is made: in how many parts, how many of them each worker has before it, and in how many slots."""
+
+    parts: int
+    prefetch: int
+    slots: int
+
+
+def plan(rows: int, workers: int) -> Plan:
+    """Returns how batches of `rows` rows are made by `workers` processes.
+
+    A batch is made in parts so that all workers make the first one together, and so that a large one needs few slots.
+
+    Under way are at least one whole batch while another is used, and at least two parts a worker.
+
+    torch's DataLoader has A = prefetch * workers parts under way, and sends out another whenever it hands one over.
+    Parts are numbered on from batch to batch: when the last of batch s, (s + 1) * parts - 1, is handed over, all up to
+    (s + 1) * parts - 1 + A may be written to, which are of batches up to s + ceil(A / parts). With HELD slots more than
+    that ceiling, batches s and s - 1 stay untouched until batch s + 1 is asked for.
+    """
+    parts = max(math.ceil(rows / PART), min(workers, rows // (PART // 2)), 1)
+    prefetch = max(2, math.ceil(parts / workers)) if workers else 0
+    return Plan(parts, prefetch, HELD + math.ceil(prefetch * workers / parts))
+
+
+class Loader:
+    """The batches of steps start to stop - 1 in order, made ahead of their use; the same for any number of workers.
+
+    On a GPU a batch crosses as whole levels and is finished there; the next is copied while one is computed. On a CPU
+    the workers finish it too, and nothing is copied: its memory is used again when the next but one is asked for.
 
     Args:
-        images: the training set.
-        views: the distribution of each of the V views.
-        batch_size: rows of the global batch.
-        skip_bad_images: replace an unreadable image by the next readable one of the set, instead of reporting an error.
-        tokenizer: makes tokens of one caption of each image, drawn by the sample's own seed; None: images only.
+        workers: processes that decode and crop; 0 does it in this one. One DataLoader serves the whole run, so they
+            start once.
+        device: where the batches are wanted; None: as the host makes them for a GPU, in the ring.
+        channels_last: memory layout of the finished views.
+        compiled: finish them on a GPU by compiled code.
+        on_worker_start: called in each worker first (where signals are set up).
     """
 
     def __init__(
         self,
-        images: ImageSet,
-        views: tuple[View, ...],
-        seed: int,
-        batch_size: int,
-        rank: int,
-        world: int,
-        skip_bad_images: bool,
-        tokenizer: Tokenizer | None = None,
+        batches: StepBatches,
+        start: int,
+        stop: int,
+        workers: int,
+        device: torch.device | None,
+        channels_last: bool = False,
+        compiled: bool = False,
+        on_worker_start: Callable[[int], None] | None = None,
     ) -> None:
-        self.images, self.views, self.seed = images, views, seed
-        self.batch_size, self.rank, self.world = batch_size, rank, world
-        self.skip_bad_images = skip_bad_images
-        self.tokenizer = tokenizer
+        self.batches, self.start, self.stop, self.workers = batches, start, stop, workers
+        self.device, self.channels_last, self.compiled = device, channels_last, compiled
+        self.on_worker_start = on_worker_start
+        rows = batches.rows(batches.batch_size // batches.world, "meta")
+        self.plan = plan(len(rows.index), workers)
+        self.is_finished = device is not None and device.type == "cpu"
+        if self.is_finished:
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            views = tuple(view.to(torch.float32, memory_format=layout) for view in rows.views)
+            rows = rows._replace(views=views, rest=())
+        self.ring = Ring(rows, self.plan.slots)
 
-    def __getitem__(self, index: int) -> Loaded:
-        step = index
-        epoch, samples = batch_samples(self.seed, step, self.rank, self.world, self.batch_size, len(self.images))
-        return self.render(samples, epoch)
+    def __iter__(self) -> Iterator[Loaded]:
+        """Starts the workers, at once, and returns the batches."""
+        parts = iter(
+            DataLoader(
+                _Parts(self),
+                batch_size=None,
+                sampler=range(self.start * self.plan.parts, self.stop * self.plan.parts),
+                num_workers=self.workers,
+                multiprocessing_context="fork" if self.workers else None,
+                worker_init_fn=self.on_worker_start,
+                prefetch_factor=self.plan.prefetch or None,
+            )
+        )
+        if self.device is None or self.device.type != "cuda":
+            return self._from_host(parts)
+        self.ring.pin(self.device)  # after the fork: workers need not know
+        return self._on_gpu(self._from_host(parts), self.device)
 
-    def render(self, samples: np.ndarray, epoch: int) -> Loaded:
-        """Returns the views of `samples` as they are drawn in `epoch`."""
-        pixels = tuple(torch.empty(len(samples), 3, v.size, v.size, dtype=torch.uint8) for v in self.views)
-        used = samples.copy()
-        replaced: list[str] = []
-        error = None
-        for row, sample in enumerate(samples):
-            image = None
-            for attempt in range(len(self.images)):
-                used[row] = (int(sample) + attempt) % len(self.images)
-                try:
-                    image = self.images.image(int(used[row]))
-                    break
-                except BadImage as bad:
-                    replaced.append(str(bad))
-                    if not self.skip_bad_images:
-                        break
-            if image is None:
-                error = replaced[0]
-                break
-            for number, view in enumerate(self.views):
-                drawn = view.draw(sample_random(self.seed, epoch, int(used[row]), number), image.height, image.width)
-                pixels[number][row] = render(image, drawn)
-        labels = torch.from_numpy(self.images.labels[used])
-        captions, text = [], None
-        if self.tokenizer:
-            assert isinstance(self.images, Captioned)
-            captions = [draw_caption(self.images, self.seed, epoch, int(sample)) for sample in used]
-            text = encode(self.tokenizer, captions)
-        return Loaded(Batch(pixels, torch.from_numpy(used), labels, text), replaced, error, captions)
+    def _from_host(self, parts: Iterator[Made]) -> Iterator[Loaded]:
+        for step in range(self.start, self.stop):
+            made = [next(parts) for _ in range(self.plan.parts)]
+            yield loaded(self.ring[step], made)
 
-
-def load(
-    dataset: StepBatches,
-    start: int,
-    stop: int,
-    workers: int,
-    pin: bool,
-    on_worker_start: Callable[[int], None] | None = None,
-) -> DataLoader[Loaded]:
-    """Returns the batches of steps start to stop - 1, in order, one DataLoader for the whole run: workers start once.
-
-    Args:
-        workers: processes that decode and render; 0 does it in this one. The batches are the same for any number.
-        pin: put batches into page-locked memory, for copies to a GPU that overlap.
-        on_worker_start: called in each worker first (where signals are set up).
-    """
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=on_worker_start,
-        prefetch_factor=2 if workers else None,
-        pin_memory=pin,
-    )
+    def _on_gpu(self, host: Iterator[Loaded], device: torch.device) -> Iterator[Loaded]:
+        side = torch.cuda.Stream(device)
+        for batch in one_ahead(host, lambda batch: Copy(batch, device, side)):
+            batch.batch = finished(batch, self.batches.views, self.channels_last, self.compiled)
+            yield batch
 
 
-def to_device(batch: Batch, views: tuple[View, ...], device: torch.device, channels_last: bool) -> Batch:
-    """Returns the batch on `device`, its views float32 and normalised (as ToTensor and Normalize do, to the bit)."""
+class _Parts(Dataset[Made]):
+    """Item `step * parts + part` is that part of the batch of `step`, made into its slot of the ring."""
 
-    def place(pixels: Tensor, view: View) -> Tensor:
-        x = normalize(pixels.to(device, non_blocking=True), view.mean, view.std)
-        return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
 
-    views_on_device = tuple(place(pixels, view) for pixels, view in zip(batch.views, views, strict=True))
-    index, label = (rows.to(device, non_blocking=True) for rows in (batch.index, batch.label))
-    text = batch.text and Text(*(rows.to(device, non_blocking=True) for rows in batch.text))
-    return Batch(views_on_device, index, label, text)
+    def __getitem__(self, index: int) -> Made:
+        batches, parts = self._loader.batches, self._loader.plan.parts
+        step, part = divmod(index, parts)
+        epoch, samples = batches.samples(step)
+        begin, end = (len(samples) * number // parts for number in (part, part + 1))
+        slot = self._loader.ring[step].part(begin, end)
+        if not self._loader.is_finished:
+            return batches.fill(samples[begin:end], epoch, slot)
+        rows = batches.rows(end - begin)
+        made = batches.fill(samples[begin:end], epoch, rows)
+        done = finished(loaded(rows, [made]), batches.views, self._loader.channels_last)
+        memory = (*slot.views, slot.index, slot.label)
+        for into, found in zip(memory, (*done.views, done.index, done.label), strict=True):
+            into.copy_(found)
+        return made
 
 
 def steps_per_epoch(images: ImageSet, batch_size: int, world: World) -> int:

@@ -53,7 +53,7 @@ def test_profile_shares_a_step_out(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [list(parts) for parts in written["steps"]] == [list(loop.PARTS)] * 2
     assert written["rows"] == 16
     for parts in written["steps"]:
-        assert all(parts[part] > 0 for part in loop.PARTS)  # each seam is found
+        assert all(parts[part] > 0 for part in loop.PARTS if part != "copy")  # each seam is found; a CPU copies nothing
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[-9:]] == [*loop.PARTS, "step"]
 

@@ -1,4 +1,4 @@
-"""Switches of pretrain.py: --compile and --recompute change no loss, clip_grad limits, --wandb mirrors."""
+"""Switches of pretrain.py: --compile and --recompute change no loss; --views, clip_grad and --wandb do as they say."""
 
 from __future__ import annotations
 
@@ -64,6 +64,20 @@ def test_compressing_alone_changes_nothing_and_says_so(
     assert main(["demo", "--out", str(tmp_path), *HERE, *QUIET, "--compress-gradients"]) == 0
     assert capsys.readouterr().err.count("--compress-gradients: one process exchanges none") == 1
     assert losses(tmp_path) == losses(undisturbed)
+
+
+def test_who_makes_the_views_is_part_of_the_run(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs that are older than the switch say nothing of it, and go on with --views reference."""
+    command = {name: ["demo", "--out", str(tmp_path / name), *HERE, *QUIET] for name in ("fast", "reference")}
+    for name, noted in (("fast", "fast"), ("reference", None)):
+        assert main([*command[name], "--epochs", "1", "--views", name]) == 0
+        described = json.loads((tmp_path / name / "recipe.json").read_text())["described"]
+        assert described.get("view_execution") == noted
+    assert losses(tmp_path / "fast")[1] == pytest.approx(losses(tmp_path / "reference")[1], rel=0.01)
+    assert losses(tmp_path / "fast") != losses(tmp_path / "reference")
+    for name, other in (("fast", "reference"), ("reference", "fast")):
+        assert main([*command[name], "--epochs", "1", "--views", other]) == 2
+        assert f"or --views {name}\n" in capsys.readouterr().err
 
 
 def test_clip_grad_limits_the_norm_of_what_the_optimiser_sees(

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import data.loader
+from data.loader import Loader
 from losses import BarlowTwins, SigLIP, VICReg
 from models import Backbone, Bytes, Mlp, Projection, TextTransformer
 from objectives import ImageText, JointEmbedding
@@ -107,14 +108,10 @@ class Operations(TorchDispatchMode):
 @contextmanager
 def watched(monkeypatch: pytest.MonkeyPatch, watch: Any) -> Iterator[None]:
     """Within: the watch heeds each step of a run from the moment its batch is there until the next is asked for."""
-    load = data.loader.load
 
-    class Loader:
-        def __init__(self, *args: Any) -> None:
-            self.loader = load(*args)
-
+    class Watched(Loader):
         def __iter__(self) -> Iterator[Any]:
-            batches = iter(self.loader)
+            batches = super().__iter__()
             while True:
                 watch.end()
                 batch = next(batches)
@@ -122,7 +119,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, watch: Any) -> Iterator[None]:
                 yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(data.loader, "load", Loader)
+        patch.setattr(data.loader, "Loader", Watched)
         yield
     watch.end()
 

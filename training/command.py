@@ -18,8 +18,8 @@ from .recipe import Recipe, describe
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how to run. Nothing here changes what is learned, but for --precision, --compress-gradients, and
-    --chunks of a network with BatchNorm; the record keeps all three."""
+    """Where and how to run. Nothing here changes what is learned, but for --precision, --views, --compress-gradients,
+    and --chunks of a network with BatchNorm; the record keeps all four."""
 
     out: Path
     """run folder: made if it is not there, resumed if it holds this run"""
@@ -29,7 +29,9 @@ class Place:
     """folder on a disk of the node to copy the shards to first, one copy a node, such as '$SLURM_TMPDIR'; a later start
     finds them there"""
     workers: int = 2
-    """processes on each rank that decode and render; the batches are the same for any number"""
+    """processes on each rank that decode and crop; the batches are the same for any number"""
+    views: Literal["fast", "reference"] = "fast"
+    """who makes the views: fast: workers crop, the device does the rest; reference: Pillow, as runs before that did"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to train; auto takes a GPU if there is one"""
     precision: Literal["recipe"] | Precision = "recipe"
@@ -93,6 +95,8 @@ def read(function: Callable[..., Recipe], argv: Sequence[str], name: str, summar
     if place.precision != "recipe":
         recipe = dataclasses.replace(recipe, precision=place.precision)
     described = describe(recipe)
+    if place.views == "fast":  # Pillow's views need no word: runs that are older than it had no others
+        described["view_execution"] = "fast"
     if place.compress_gradients:
         described["gradient_exchange"] = "bf16"
     return Command(knobs, place, recipe, described)

@@ -40,7 +40,10 @@ def find_run(folder: Path, name: str, described: dict[str, Any]) -> bool:
             raise ValueError(f"--out {folder} holds a run of {old['recipe']}, not of {name}: take another folder")
         different = first_difference(old["described"], described)
         if different:
-            raise ValueError(f"--out {folder} holds another run: {different}. Take another folder, or the old values")
+            remedy = "the old values"
+            if different.startswith("view_execution"):
+                remedy = f"--views {old['described'].get('view_execution', 'reference')}"
+            raise ValueError(f"--out {folder} holds another run: {different}. Take another folder, or {remedy}")
         return True
     if folder.is_dir() and any(path.name not in OF_LAUNCHERS for path in folder.iterdir()):
         raise ValueError(f"--out {folder} holds other files and no recipe.json: take an empty or a new folder")

@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 
 from augmentations import View
+from data.ahead import to_device
+from data.batches import StepBatches
 from data.captions import encode, trimmed
 from data.decode import as_tensor
-from data.loader import StepBatches, load, to_device
+from data.loader import Loader
 from models import Bytes
 from objectives import Text
 
@@ -71,7 +73,7 @@ def test_each_row_holds_one_of_its_images_captions() -> None:
 
 
 def test_captions_do_not_depend_on_workers_ranks_or_the_number_of_views() -> None:
-    for step, loaded in enumerate(load(batches(), 0, 6, 2, pin=False)):
+    for step, loaded in enumerate(Loader(batches(), 0, 6, 2, torch.device("cpu"))):
         assert loaded.captions == batches()[step].captions
         assert loaded.captions == batches(views=2)[step].captions
         parts = [batches(rank, 4)[step] for rank in range(4)]
@@ -102,7 +104,7 @@ def test_rows_end_with_the_longest_in_steps_of_eight() -> None:
 
 
 def test_captions_reach_the_device() -> None:
-    raw = batches()[0].batch
+    raw = batches()[0]
     batch = to_device(raw, (VIEW,), torch.device("cpu"), channels_last=False)
     assert batch.text is not None
     assert torch.equal(batch.text.tokens, text_of(0).tokens)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data import BadImage, Pairs, Shapes, decode, images, read_image
-from data.sets import Files, Pixels
+from data import BadImage, ImageFolder, Pairs, Shapes, decode, images, read_image
+from data.sets import Pixels
 
 
 @pytest.fixture(params=[True, False], ids=["simplejpeg", "torchvision"], autouse=True)
@@ -160,14 +160,15 @@ def test_a_path_is_its_own_name(tmp_path: Path) -> None:
 
 
 def test_every_set_gives_the_same_pixels_both_ways(tmp_path: Path) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
     for number in range(3):
-        (tmp_path / f"{number}.jpg").write_bytes(encoded(photo(30 + number)))
-        (tmp_path / f"{number}.txt").write_text("a caption")
+        (tmp_path / "train" / "a" / f"{number}.jpg").write_bytes(encoded(photo(30 + number)))
+        (tmp_path / "train" / "a" / f"{number}.txt").write_text("a caption")
     array = np.stack([np.asarray(photo())] * 3)
     sets = [
-        Files(tmp_path, ("a",), [f"{number}.jpg" for number in range(3)], [0] * 3),
+        ImageFolder().open(tmp_path, "train"),
         Pixels(tmp_path, ("a",), array, np.zeros(3)),
-        Pairs(train=None).open(tmp_path, "train"),
+        Pairs().open(tmp_path, "train"),
         Shapes(3, 3).open(None, "train"),
     ]
     for images_of in sets:

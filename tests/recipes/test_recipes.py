@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 import recipes
-from data.loader import StepBatches, to_device
+from data.ahead import to_device
+from data.batches import StepBatches
 from models import Bytes
 from objectives import Step
 from training.recipe import Recipe, describe, first_difference
@@ -43,7 +44,7 @@ def steps(recipe: Recipe, root: Path | None, count: int = 2) -> list[float]:
     losses = []
     for step in range(count):
         set_learning_rate(optimizer, learning_rate(step, 10, 1))
-        batch = to_device(batches[step].batch, recipe.views, CPU, channels_last=True)
+        batch = to_device(batches[step], recipe.views, CPU, channels_last=True)
         terms, _ = forward(batch, step / count)
         loss = torch.stack(list(terms.values())).sum()
         loss.backward()
@@ -84,7 +85,7 @@ def test_every_parameter_is_trained(name: str, folder: Path) -> None:
     objective = recipe.objective()
     images = recipe.data.open(folder, "train")
     batches = StepBatches(images, recipe.views, recipe.seed, recipe.batch_size, 0, 1, False, recipe.tokenizer)
-    terms, _ = Step(objective)(to_device(batches[0].batch, recipe.views, CPU, channels_last=False), 0.0)
+    terms, _ = Step(objective)(to_device(batches[0], recipe.views, CPU, channels_last=False), 0.0)
     torch.stack(list(terms.values())).sum().backward()
     without = [key for key, p in objective.named_parameters() if p.requires_grad and p.grad is None]
     assert not without
