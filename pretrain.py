@@ -125,6 +125,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     from data.loader import Loader, left_out, open_images
     from data.order import epoch_order
     from data.packed import store_of
+    from data.resident import ResidentLoader, hold
     from data.stage import stage
     from diagnostics.heartbeat import Heartbeat
     from diagnostics.probe import Probe
@@ -223,9 +224,12 @@ def pretrain(name: str, argv: list[str]) -> int:
         recipe.tokenizer,
         place.views,
     )
-    loader = Loader(
-        batches, step, total_steps, place.workers, device, place.channels_last, place.compile, stop.in_worker
-    )
+    making = step, total_steps, place.workers
+    if place.resident:
+        held = hold(images, device)
+        loader: Any = ResidentLoader(batches, held, *making, place.channels_last, place.compile, stop.in_worker)
+    else:
+        loader = Loader(batches, *making, device, place.channels_last, place.compile, stop.in_worker)
     queue = iter(loader)  # workers start here, before other threads do
     hosts = world.collect(run_folder.describe_host(device))
     record = progress = heartbeat = probe = None
@@ -240,7 +244,7 @@ def pretrain(name: str, argv: list[str]) -> int:
         print(f"{world.size} x {device}, {recipe.precision}, run folder {place.out}")
         if store:
             print("images from store", ", ".join(f"{key} {value}" for key, value in store.items()))
-        print(f"{place.workers} workers a rank, batches in {loader.ring}")
+        print(f"{place.workers} workers a rank, {loader}")
         print(describe_groups(optimizer), flush=True)
         if norm_rows:
             complain(

@@ -14,6 +14,7 @@ from parallel import World
 from .ahead import Copy, finished, one_ahead
 from .batches import Loaded, Made, StepBatches, loaded
 from .pairs import PairSet
+from .resident import check_resident
 from .ring import Ring
 from .sets import Captioned, ImageSet
 from .stage import shards_of
@@ -103,6 +104,9 @@ class Loader:
         self.ring.pin(self.device)  # after the fork: workers need not know
         return self._on_gpu(self._from_host(parts), self.device)
 
+    def __str__(self) -> str:
+        return f"batches in {self.ring}"
+
     def _from_host(self, parts: Iterator[Made]) -> Iterator[Loaded]:
         for step in range(self.start, self.stop):
             made = [next(parts) for _ in range(self.plan.parts)]
@@ -174,6 +178,8 @@ def open_images(recipe: Any, place: Any, world: World) -> tuple[ImageSet, int]:
     images = recipe.data.open(place.data, "train")
     if place.stage:
         shards_of(images, place.data)  # refused now, if it has to be
+    if place.resident:
+        check_resident(recipe.views, place.views, recipe.tokenizer is not None)
     if recipe.tokenizer and not isinstance(images, Captioned):
         raise ValueError(f"--data {place.data}: images without captions, which this recipe needs")
     if recipe.evaluate and place.evaluate:

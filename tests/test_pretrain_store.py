@@ -50,7 +50,13 @@ def test_a_raw_store_gives_the_run_that_the_folder_gives(
     assert record["place"]["stage"] == str(tmp_path / "node")
     assert "store" not in json.loads((tmp_path / "folder" / "recipe.json").read_text())["described"]
 
-    capfd.readouterr()
+    assert train("raw", "held", "--resident") == 0
+    assert "batches from 32 images of 32 x 32, 0 MB, held on cpu" in capfd.readouterr().out
+    assert losses(tmp_path / "held")[1] == pytest.approx(
+        losses(tmp_path / "raw")[1], rel=0.01
+    )  # rounding, not yet grown
+    assert train("raw", "new", "--resident", "--views", "reference") == 2
+    assert "--views reference makes them by Pillow" in capfd.readouterr().err
     for other in ("folder", "jpeg"):
         assert train(other, "raw") == 2
         assert "holds another run: store" in capfd.readouterr().err

@@ -24,7 +24,8 @@ class Place:
     out: Path
     """run folder: made if it is not there, resumed if it holds this run"""
     data: Path | None = None
-    """the images: a folder; pairs: tar shards, a folder or a table (not needed by recipes that generate theirs)"""
+    """the images: a folder, or what data.pack made of it; pairs: tar shards, a folder or a table (not needed by recipes
+    that generate theirs)"""
     stage: str | None = None
     """folder on a disk of the node to copy the shards to first, one copy a node, such as '$SLURM_TMPDIR'; a later start
     finds them there"""
@@ -32,6 +33,8 @@ class Place:
     """processes on each rank that decode and crop; the batches are the same for any number"""
     views: Literal["fast", "reference"] = "fast"
     """who makes the views: fast: workers crop, the device does the rest; reference: Pillow, as runs before that did"""
+    resident: bool = False
+    """hold the whole set on the device and cut the views there (CIFAR-10, raw stores); the same but for rounding"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to train; auto takes a GPU if there is one"""
     precision: Literal["recipe"] | Precision = "recipe"
