@@ -55,6 +55,11 @@ def test_a_raw_store_gives_the_run_that_the_folder_gives(
     assert losses(tmp_path / "held")[1] == pytest.approx(
         losses(tmp_path / "raw")[1], rel=0.01
     )  # rounding, not yet grown
+    assert train("raw", "held") == 2
+    assert "Take another folder, or --resident\n" in capfd.readouterr().err
+    assert train("raw", "raw", "--resident") == 2
+    assert "or --views fast without --resident\n" in capfd.readouterr().err
+    assert train("raw", "held", "--resident") == 0
     assert train("raw", "new", "--resident", "--views", "reference") == 2
     assert "--views reference makes them by Pillow" in capfd.readouterr().err
     for other in ("folder", "jpeg"):

@@ -18,8 +18,8 @@ from .recipe import Recipe, describe
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how to run. Nothing here changes what is learned, but for --precision, --views, --compress-gradients,
-    and --chunks of a network with BatchNorm; the record keeps all four."""
+    """Where and how to run. Nothing here changes what is learned, but for --precision, --views, --resident,
+    --compress-gradients, and --chunks of a network with BatchNorm; the record keeps all five."""
 
     out: Path
     """run folder: made if it is not there, resumed if it holds this run"""
@@ -34,7 +34,7 @@ class Place:
     views: Literal["fast", "reference"] = "fast"
     """who makes the views: fast: workers crop, the device does the rest; reference: Pillow, as runs before that did"""
     resident: bool = False
-    """hold the whole set on the device and cut the views there (CIFAR-10, raw stores); the same but for rounding"""
+    """hold the set on the device and cut the views there (CIFAR-10, raw stores); rounds otherwise: another run"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to train; auto takes a GPU if there is one"""
     precision: Literal["recipe"] | Precision = "recipe"
@@ -99,7 +99,7 @@ def read(function: Callable[..., Recipe], argv: Sequence[str], name: str, summar
         recipe = dataclasses.replace(recipe, precision=place.precision)
     described = describe(recipe)
     if place.views == "fast":  # Pillow's views need no word: runs that are older than it had no others
-        described["view_execution"] = "fast"
+        described["view_execution"] = "resident" if place.resident else "fast"  # crops differ in their last level
     if place.compress_gradients:
         described["gradient_exchange"] = "bf16"
     return Command(knobs, place, recipe, described)

@@ -42,7 +42,9 @@ def find_run(folder: Path, name: str, described: dict[str, Any]) -> bool:
         if different:
             remedy = "the old values"
             if different.startswith("view_execution"):
-                remedy = f"--views {old['described'].get('view_execution', 'reference')}"
+                was, now = (each.get("view_execution", "reference") for each in (old["described"], described))
+                remedy = "--resident" if was == "resident" else f"--views {was}"
+                remedy += " without --resident" if now == "resident" else ""
             raise ValueError(f"--out {folder} holds another run: {different}. Take another folder, or {remedy}")
         return True
     if folder.is_dir() and any(path.name not in OF_LAUNCHERS for path in folder.iterdir()):
