@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .inputs import at_least_float32, check_pair, group_numbers, scalar
 from .sanity import Sanity, check_sizes
-from .streamed import cross_entropies
+from .streamed import cross_entropies, cross_entropies_of_both
 
 
 @dataclass(frozen=True)
@@ -138,18 +136,8 @@ class NTXent:
             ValueError: unless both are (N, D) with N >= 2.
         """
         check_pair(a, b)
-        a, b = F.normalize(a), F.normalize(b)
-        return {"a_to_b": self._half(a, b), "b_to_a": self._half(b, a)}
-
-    def _half(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns half the mean cross-entropy of the rows of `x` finding their partners in `y` among both; a scalar.
-
-        By halves, as the backward pass then holds one (N, 2N) buffer besides what it needs, not one (2N, 2N).
-        """
-        num_rows = x.shape[0]
-        logits = ((x / self.temperature) @ torch.cat([x, y]).T).fill_diagonal_(-torch.inf)  # itself is no candidate
-        partner = torch.arange(num_rows, 2 * num_rows, device=x.device)
-        return F.cross_entropy(logits, partner) / 2
+        scale = scalar("scale", None, 1 / self.temperature, a)
+        return dict(zip(("a_to_b", "b_to_a"), cross_entropies_of_both(a, b, scale)))
 
     def sanity(self, num_rows: int, num_features: int) -> Sanity:
         """Returns the loss's values when collapsed, independent and perfect, for N rows of D features.

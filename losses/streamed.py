@@ -20,6 +20,9 @@ from .twice import differentiable_again
 # exp2 takes half the time of exp and is as exact, so logits that are exponents are in units of ln 2.
 LOG2_E = math.log2(math.e)
 
+# A logit that is as good as none; not -inf, whose difference to itself is not 0.
+NEVER = -1e30
+
 # torch takes softplus(x) as x from 20 on, which is 2e-9 off; from 40 on it is exact in float64.
 LINEAR_FROM = 40.0
 
@@ -105,6 +108,76 @@ class _CrossEntropies(torch.autograd.Function):
             gradient.addcmul_(tile.same(number, out=other), of_target[rows, None], value=-1)
             found.add(tile, gradient)
         return *found.finish(scale), None, None
+
+
+# ---- softmax: each of both views among all others of both
+
+
+def plain_cross_entropies_of_both(a: Tensor, b: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns what `cross_entropies_of_both` does, from the whole matrix."""
+    z = F.normalize(torch.cat([a, b]))
+    logits = (scale * (z @ z.T)).fill_diagonal_(-torch.inf)
+    partner = torch.arange(len(z), device=z.device).roll(len(a))
+    found = F.cross_entropy(logits, partner, reduction="none").chunk(2)
+    return found[0].mean() / 2, found[1].mean() / 2
+
+
+def cross_entropies_of_both(a: Tensor, b: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns half the mean cross-entropy of scale * cosine to all other rows of both views, of the rows of each.
+
+    Args:
+        a, b: (N, D); the right answer for a row is the same row of the other view.
+        scale: ().
+    """
+    return _CrossEntropiesOfBoth.apply(a, b, scale)
+
+
+class _CrossEntropiesOfBoth(torch.autograd.Function):
+    """The logits (2N, 2N) are symmetric: a tile stands for itself and for its transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        z = Units.of(torch.cat([a, b]))
+        positive, *totals = a.new_zeros(3, 2 * len(a))
+        found, kept = LogSumExp(*totals), room(z.rows)
+        found.highest.fill_(NEVER)
+        for tile in tiles(z, z, scale * LOG2_E, kept, symmetric=True):
+            if tile.rows == tile.columns:
+                tile.logits.fill_diagonal_(NEVER)  # itself is no candidate
+            for rows, logits in tile.partners(len(a), tile.logits):
+                positive[rows] = logits
+            found.add(tile.rows, tile.logits, 1, tile.buffer)
+            if tile.rows != tile.columns:
+                found.add(tile.columns, tile.logits, 0, tile.buffer)
+        positive[len(a) :] = positive[: len(a)]
+        ctx.save_for_backward(a, b, scale, kept, *found, *z)
+        first, second = ((found.highest - positive + found.total.log2()) / LOG2_E).chunk(2)
+        return first.mean() / 2, second.mean() / 2
+
+    @staticmethod
+    @at_least_float32
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, scale, kept, highest, total, *pair = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_again(plain_cross_entropies_of_both, gradients, a, b, scale)
+        z = Units(*pair)
+        share = torch.stack(gradients).repeat_interleave(len(a)) / (2 * len(a))
+        of_row, of_target = share / total, share + share.roll(len(a))
+        of_z = torch.zeros_like(z.rows)
+        for tile in tiles(z, z, scale * LOG2_E, kept, filled=True, symmetric=True):
+            rows, columns, logits, buffer, other = tile
+            if rows == columns and kept is None:
+                logits.fill_diagonal_(NEVER)
+            gradient = torch.sub(logits, highest[rows, None], out=buffer).exp2_().mul_(of_row[rows, None])
+            powers = torch.sub(logits, highest[columns], out=other).exp2_()
+            gradient.addcmul_(powers, of_row[columns])
+            for where, values in tile.partners(len(a), gradient):
+                values -= of_target[where]
+            of_z[rows].addmm_(gradient, z.rows[columns])
+            if rows != columns:
+                of_z[columns].addmm_(gradient.T, z.rows[rows])
+        of_scale = z.back(of_z, scale) / 2  # each pair is seen from both of its rows
+        return *of_z.chunk(2), of_scale
 
 
 # ---- sigmoid: each pair by itself

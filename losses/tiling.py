@@ -43,7 +43,7 @@ class Units(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Some rows and columns of the logits (n, m), which nobody writes to, and two buffers (n, m)."""
+    """Some rows and columns of the logits (n, m), and two buffers (n, m) to write to."""
 
     rows: slice
     columns: slice
@@ -55,26 +55,41 @@ class Tile(NamedTuple):
         """Returns `out` (n, m) with 1 for pairs whose numbers are equal and 0 for others."""
         return torch.eq(number[self.rows, None], number[self.columns], out=out)
 
+    def partners(self, distance: int, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yields the rows here whose partner is here, too, so many columns to the right or left of the diagonal.
+
+        With them comes the diagonal of `values` (n, m) that belongs to these pairs: a view.
+        """
+        for across in (distance, -distance):
+            offset = self.rows.start + across - self.columns.start
+            if -values.shape[0] < offset < values.shape[1]:
+                diagonal = values.diagonal(offset)
+                start = self.rows.start + max(0, -offset)
+                yield slice(start, start + len(diagonal)), diagonal
+
 
 def room(a: Tensor) -> Tensor | None:
     """Returns memory (N, N) for logits to be kept, or None where they are too many; for `a` (N, D)."""
     return a.new_empty(len(a), len(a)) if len(a) ** 2 <= KEPT else None
 
 
-def tiles(a: Units, b: Units, scale: Tensor, kept: Tensor | None, filled: bool = False) -> Iterator[Tile]:
+def tiles(
+    a: Units, b: Units, scale: Tensor, kept: Tensor | None, filled: bool = False, symmetric: bool = False
+) -> Iterator[Tile]:
     """Yields scale * cosine of all rows of `a` with all of `b`, (N, D) each, tile by tile in the same memory.
 
     Args:
         kept: (N, N), where the logits stay, if anywhere.
         filled: they are there already.
+        symmetric: only the tiles on the diagonal and to the right of it.
     """
     num_rows = len(a.rows)
     edge = tile_edge(num_rows, a.rows.device)
     buffers = [a.rows.new_empty(edge * edge) for _ in range(2 if kept is not None else 3)]
     parts = [slice(start, min(start + edge, num_rows)) for start in range(0, num_rows, edge)]
-    for rows in parts:
+    for row, rows in enumerate(parts):
         scaled = a.rows[rows] * scale
-        for columns in parts:
+        for columns in parts[row if symmetric else 0 :]:
             size = (rows.stop - rows.start, columns.stop - columns.start)
             buffer, other, *rest = (memory[: math.prod(size)].view(size) for memory in buffers)
             logits = rest[0] if kept is None else kept[rows, columns]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from losses import NPairs, SigLIP, streamed, tiling
+from losses import NPairs, NTXent, SigLIP, streamed, tiling
 from losses.inputs import group_numbers
 
 N, D = 23, 7
@@ -36,6 +36,14 @@ def softmax(a, b, scale, bias, number):
     return streamed.cross_entropies(a, b, scale, number, True)
 
 
+def of_both(a, b, scale, bias, number):
+    return streamed.cross_entropies_of_both(a, b, scale)
+
+
+def plain_of_both(a, b, scale, bias, number):
+    return streamed.plain_cross_entropies_of_both(a, b, scale)
+
+
 def plain_softmax(a, b, scale, bias, number):
     return streamed.plain_cross_entropies(a, b, scale, number, True)
 
@@ -47,6 +55,7 @@ FORMS = {
         lambda a, b, scale, bias, number: streamed.cross_entropies(a, b, scale, number, False),
         lambda a, b, scale, bias, number: streamed.plain_cross_entropies(a, b, scale, number, False),
     ),
+    "of-both": (of_both, plain_of_both),
     "sigmoid": (streamed.pair_losses, streamed.plain_pair_losses),
 }
 
@@ -72,7 +81,7 @@ def test_values_and_gradients_equal_the_plain_form(name, scale):
 
 
 @pytest.mark.usefixtures("tiled")
-@pytest.mark.parametrize("name", ["rows-and-columns", "sigmoid"])
+@pytest.mark.parametrize("name", ["rows-and-columns", "of-both", "sigmoid"])
 def test_rows_of_any_length_equal_the_plain_form(name):
     a, b, scale, bias, number = inputs()
     lengths = torch.logspace(-9, 9, N, dtype=a.dtype)[:, None]
@@ -86,7 +95,7 @@ def test_rows_of_any_length_equal_the_plain_form(name):
 
 
 @pytest.mark.usefixtures("tiled")
-@pytest.mark.parametrize("name", ["rows-and-columns", "sigmoid"])
+@pytest.mark.parametrize("name", ["rows-and-columns", "of-both", "sigmoid"])
 def test_gradients_do_not_depend_on_which_are_wanted(name):
     whole = inputs()
     form, _ = FORMS[name]
@@ -110,7 +119,7 @@ def test_gradients_match_finite_differences_once_and_twice(name):
 
 @pytest.mark.usefixtures("tiled")
 @pytest.mark.parametrize("scale", [14.0, 100.0])
-@pytest.mark.parametrize("name", ["rows-and-columns", "sigmoid"])
+@pytest.mark.parametrize("name", ["rows-and-columns", "of-both", "sigmoid"])
 def test_float32_is_as_near_to_float64_as_the_plain_form(name, scale):
     form, plain = FORMS[name]
     exact, single = inputs(scale=scale), inputs(torch.float32, scale)
@@ -147,7 +156,7 @@ def test_a_loss_that_is_almost_solved_keeps_its_digits_in_float32():
         assert right < 1e-4
 
 
-@pytest.mark.parametrize("name", ["rows-and-columns", "sigmoid"])
+@pytest.mark.parametrize("name", ["rows-and-columns", "of-both", "sigmoid"])
 @pytest.mark.usefixtures("tiled")
 def test_the_same_graph_goes_back_twice_and_no_graph_is_made_without_need(name):
     x = inputs()
@@ -161,7 +170,7 @@ def test_the_same_graph_goes_back_twice_and_no_graph_is_made_without_need(name):
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
-@pytest.mark.parametrize("loss", [NPairs(), SigLIP()], ids=str)
+@pytest.mark.parametrize("loss", [NPairs(), NTXent(), SigLIP()], ids=str)
 def test_backward_inside_autocast_changes_no_bit(loss, create_graph):
     a, b, *_ = inputs(torch.float32)
     outside = torch.autograd.grad(sum(loss(a, b).values()), (a, b), create_graph=create_graph)
@@ -182,6 +191,30 @@ def test_nothing_reads_a_value_on_the_host(loss):
         sum(loss(a, b, scale, groups=groups).values()).backward()
         assert a.grad.shape == b.grad.shape == (600, 16)
         assert scale.grad.shape == ()
+
+
+def test_nothing_reads_a_value_on_the_host_of_both_views():
+    with FakeTensorMode():
+        for num_rows in (600, 2000):
+            a, b = (torch.empty(num_rows, 16, requires_grad=True) for _ in range(2))
+            sum(NTXent()(a, b).values()).backward()
+            assert a.grad.shape == b.grad.shape == (num_rows, 16)
+
+
+@pytest.mark.parametrize("edge", [1, 3, 4, 7])
+def test_symmetric_tiles_hold_each_pair_once_and_know_the_partners(monkeypatch, edge):
+    monkeypatch.setattr(tiling, "tile_edge", lambda num_rows, device: edge)
+    z = tiling.Units.of(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    seen, partners = torch.zeros(8, 8), torch.zeros(8, 8)
+    for tile in tiling.tiles(z, z, torch.tensor(2.0), None, symmetric=True):
+        seen[tile.rows, tile.columns] += 1
+        if tile.rows != tile.columns:
+            seen[tile.columns, tile.rows] += 1
+        for rows, values in tile.partners(4, partners[tile.rows, tile.columns]):
+            values += torch.arange(rows.start, rows.stop) + 1.0
+    assert seen.eq(1).all()
+    right = partners.triu()
+    assert torch.equal(right, torch.diag_embed(torch.arange(1.0, 5.0), offset=4))
 
 
 @pytest.mark.parametrize("keep", [False, True])
