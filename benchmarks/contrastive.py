@@ -1,6 +1,6 @@
 """Time, peak memory and exactness of N-pairs (CLIP) and SigLIP, forward and backward, against open_clip's own losses.
 
-    python benchmarks/contrastive.py [--rows 256 1024 4096 8192] [--features 512] [--repeats 5] [--threads 1]
+    python -m benchmarks.contrastive [--rows 256 1024 4096 8192] [--features 512] [--repeats 5] [--threads 1]
                                      [--open-clip CHECKOUT] [--json FILE]
 
 The losses are those of the installed open_clip_torch, or of a checkout; without either, plain transcriptions of their
@@ -29,8 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, where `losses` is a benchmark
-from benchmarks.losses import Case, environment, peak_bytes, seconds
+from benchmarks.losses import ROOT, Case, environment, peak_bytes, seconds
 from losses import NPairs, SigLIP
 
 Loss = Callable[..., Tensor]
@@ -116,9 +115,9 @@ def measure_memory(arguments: list[str]) -> list[dict[str, float]] | None:
     """Returns `peak_bytes` of every case from a process whose freed blocks leave it; None without Linux."""
     if not Path("/proc/self/clear_refs").exists():
         return None
-    command = [sys.executable, __file__, *arguments, "--memory-only"]
+    command = [sys.executable, "-m", "benchmarks.contrastive", *arguments, "--memory-only"]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    answer = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(answer.stdout.splitlines()[-1])
 
 

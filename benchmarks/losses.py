@@ -1,11 +1,16 @@
-"""Time and peak memory of each loss, forward and backward, against the plain transcription of the official formula.
+"""Time, peak memory and exactness of each loss, forward and backward, against its rivals' code.
 
-    python benchmarks/losses.py [--rows 256 1024] [--features 2048] [--repeats 5] [--threads 1] [--json FILE]
+    python -m benchmarks.losses [--official CHECKOUT] [--vicreg CHECKOUT] [--lightly CHECKOUT] [--solo-learn CHECKOUT]
+        [--sizes 256x8192 1024x8192] [--contrastive-sizes 4096x128] [--repeats 5] [--threads 1] [--json FILE]
+    python -m benchmarks.losses --sweep ...      # is there a size at which ours is slower?
 
-Both run in one process on the same inputs and must agree in value and gradient before anything is measured. CPU only.
+A rival is a checkout's own code, named by its commit, else a plain transcription of the formula. Both run in one
+process on the same inputs and must agree in value and gradient before anything is measured. CPU only.
 
 Time: median over the repeats, alternating which goes first; the ratio is the median of each repeat's own ratio, with
 its lowest and highest. Only ratios carry over to another machine.
+
+Error: of the gradient in float32, its norm over that of the gradient in float64.
 
 Memory: peak resident size (VmHWM, reset through /proc/self/clear_refs) of one forward and backward above the resident
 size just before, inputs in place and one warm-up done; the higher of two. In a process of its own, where every freed
@@ -24,65 +29,25 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, where `losses` would be this file
-from losses import BarlowTwins, NPairs, NTXent, SampleCorrelation, VICReg
+from benchmarks import loss_rivals
+from benchmarks.loss_rivals import Formula, Rival
 
 ROOT = Path(__file__).resolve().parents[1]
-Formula = Callable[[Tensor, Tensor], Tensor]
-
-
-# ---- the official formulas, as plainly as their papers' code computes them: one step after another, all of it stored
-
-
-def copied_off_diagonal(c: Tensor) -> Tensor:
-    """Returns a flat copy of the off-diagonal elements of `c` (n, n), which the official codes make."""
-    n = len(c)
-    return c.flatten()[1:].view(n - 1, n + 1)[:, :-1].flatten()
-
-
-def barlow_twins(a: Tensor, b: Tensor) -> Tensor:
-    norm = torch.nn.BatchNorm1d(a.shape[1], affine=False)
-    c = norm(a).T @ norm(b)
-    c.div_(len(a))
-    return c.diagonal().add(-1).pow(2).sum() + 5.1e-3 * copied_off_diagonal(c).pow_(2).sum()
-
-
-def vicreg(a: Tensor, b: Tensor) -> Tensor:
-    invariance = F.mse_loss(a, b)
-    variance = covariance = torch.zeros(())
-    for z in (a, b):
-        z = z - z.mean(0)
-        variance = variance + F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean() / 2
-        covariance = covariance + copied_off_diagonal(z.T @ z / (len(z) - 1)).pow_(2).sum() / z.shape[1]
-    return 25 * invariance + 25 * variance + covariance
-
-
-def nt_xent(a: Tensor, b: Tensor) -> Tensor:
-    """SimCLR's four blocks of logits, each view masked out of its own row."""
-    a, b = F.normalize(a), F.normalize(b)
-    right, itself = torch.arange(len(a)), 1e9 * torch.eye(len(a))
-    aa, bb, ab, ba = a @ a.T / 0.1 - itself, b @ b.T / 0.1 - itself, a @ b.T / 0.1, b @ a.T / 0.1
-    return (F.cross_entropy(torch.cat([ab, aa], 1), right) + F.cross_entropy(torch.cat([ba, bb], 1), right)) / 2
-
-
-def clip(a: Tensor, b: Tensor) -> Tensor:
-    a, b = F.normalize(a), F.normalize(b)
-    right = torch.arange(len(a))
-    return (F.cross_entropy(a @ b.T / 0.07, right) + F.cross_entropy(b @ a.T / 0.07, right)) / 2
-
-
-def sample_correlation(a: Tensor, b: Tensor) -> Tensor:
-    c = F.layer_norm(a, a.shape[1:]) @ F.layer_norm(b, b.shape[1:]).T
-    c.div_(a.shape[1])
-    return 0.025 * (c.diagonal().add(-1).pow(2).sum() + 5e-3 * copied_off_diagonal(c).pow_(2).sum())
+CHECKOUTS = {
+    "official": loss_rivals.barlowtwins_checkout,
+    "vicreg": loss_rivals.vicreg_checkout,
+    "lightly": loss_rivals.lightly_checkout,
+    "solo_learn": loss_rivals.solo_learn_checkout,
+}
+CONTRASTIVE = ("NTXent", "NPairs")
+Size = tuple[int, int]
 
 
 # ---- measuring
@@ -95,10 +60,16 @@ class Case(NamedTuple):
     official: Formula
     rows: int
     features: int
+    whose: str = "transcription"
 
     def forms(self) -> tuple[Formula, Formula]:
         """Returns (official, ours), each (N, D), (N, D) -> scalar."""
         return self.official, lambda a, b: torch.stack(list(self.loss(a, b).values())).sum()
+
+    def name(self) -> dict[str, Any]:
+        """Returns what says which case it is."""
+        loss = type(self.loss).__name__
+        return {"loss": loss, "against": self.whose, "rows": self.rows, "features": self.features}
 
     def inputs(self) -> tuple[Tensor, Tensor]:
         """Returns two related views (N, D) that want gradients."""
@@ -107,11 +78,20 @@ class Case(NamedTuple):
         return a.requires_grad_(), (a.detach() + noise).requires_grad_()
 
 
+def rivals(options: argparse.Namespace) -> list[Rival]:
+    """Returns those of the checkouts that were given, and a transcription of each loss that none of them has."""
+    given = [(load, getattr(options, name)) for name, load in CHECKOUTS.items()]
+    found = [rival for load, checkout in given if checkout for rival in load(checkout)]
+    theirs = {type(rival.loss) for rival in found}
+    return found + [rival for rival in loss_rivals.transcriptions() if type(rival.loss) not in theirs]
+
+
 def cases(options: argparse.Namespace) -> list[Case]:
-    wide = [(BarlowTwins(), barlow_twins), (VICReg(), vicreg), (SampleCorrelation(), sample_correlation)]
-    narrow = [(NTXent(), nt_xent), (NPairs(), clip)]
-    return [Case(*pair, rows, options.features) for pair in wide for rows in options.rows] + [
-        Case(*pair, rows, options.contrastive_features) for pair in narrow for rows in options.contrastive_rows
+    """Returns every rival at every size of its kind of loss."""
+    return [
+        Case(rival.loss, rival.formula(*size), *size, rival.whose)
+        for rival in rivals(options)
+        for size in (options.contrastive_sizes if type(rival.loss).__name__ in CONTRASTIVE else options.sizes)
     ]
 
 
@@ -121,14 +101,19 @@ def step(formula: Formula, a: Tensor, b: Tensor) -> None:
     formula(a, b).backward()
 
 
-def check_equal(case: Case) -> None:
-    """Stops unless both forms give the same value and gradients, else their times would not compare. Warms both up."""
+def check_equal(case: Case) -> dict[str, float]:
+    """Returns the errors of both gradients in float32; stops unless both forms are the same loss. Warms both up."""
     a, b = case.inputs()
-    official, ours = ((form(a, b), form) for form in case.forms())
-    torch.testing.assert_close(ours[0], official[0], rtol=1e-4, atol=0)
-    expected = torch.autograd.grad(official[0], (a, b))
-    for got, want in zip(torch.autograd.grad(ours[0], (a, b)), expected):
+    official, ours = case.forms()
+    values = official(a, b), ours(a, b)
+    torch.testing.assert_close(values[1], values[0], rtol=1e-4, atol=0)
+    gradients = [torch.autograd.grad(value, (a, b)) for value in values]
+    for got, want in zip(gradients[1], gradients[0]):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * want.abs().max().item())
+    exact = [z.detach().double().requires_grad_() for z in (a, b)]
+    want = torch.cat(torch.autograd.grad(ours(*exact), exact))
+    errors = [((torch.cat(found).double() - want).norm() / want.norm()).item() for found in gradients]
+    return dict(zip(("official_error", "ours_error"), errors))
 
 
 def seconds(case: Case, repeats: int) -> dict[str, Any]:
@@ -176,9 +161,9 @@ def measure_memory(arguments: list[str]) -> list[dict[str, float]] | None:
     """Returns `peak_bytes` of every case from a process whose freed blocks leave it; None without Linux."""
     if not Path("/proc/self/clear_refs").exists():
         return None
-    command = [sys.executable, __file__, *arguments, "--memory-only"]
+    command = [sys.executable, "-m", "benchmarks.losses", *arguments, "--memory-only"]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    answer = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(answer.stdout)
 
 
@@ -204,50 +189,97 @@ def environment(threads: int, repeats: int) -> dict[str, Any]:
     }
 
 
+COLUMNS = ("loss", "against", "N", "D", "rival ms", "ours", "times as fast", "low-high", "n")
+MORE = ("rival MiB", "ours", "part", "rival's error", "ours")
+
+
 def row(result: dict[str, Any]) -> str:
     """Returns one line of the table."""
     middle, low, high = result["speedup"]
-    line = f"{result['loss']:<18}{result['rows']:>6}{result['features']:>7}"
-    line += f"{1e3 * result['official_s']:>12.1f}{1e3 * result['ours_s']:>9.1f}"
-    line += f"{middle:>9.2f}{f'({low:.2f}-{high:.2f})':>13}"
-    if "ours_bytes" not in result:
-        return line + f"{'-':>12}{'-':>9}{'-':>8}"
-    official, ours = result["official_bytes"], result["ours_bytes"]
-    return line + f"{official / 2**20:>12.1f}{ours / 2**20:>9.1f}{official / max(ours, 1):>8.2f}"
+    cells = [result["loss"], result["against"], str(result["rows"]), str(result["features"])]
+    cells += [f"{1e3 * result['official_s']:.1f}", f"{1e3 * result['ours_s']:.1f}", f"{middle:.2f}"]
+    cells += [f"{low:.2f}-{high:.2f}", str(result["n"])]
+    if "ours_bytes" in result:
+        official, ours = result["official_bytes"], result["ours_bytes"]
+        cells += [f"{official / 2**20:.0f}", f"{ours / 2**20:.0f}", f"{ours / official:.3f}"]
+    else:
+        cells += ["-"] * 3
+    return table([*cells, f"{result['official_error']:.1e}", f"{result['ours_error']:.1e}"])
+
+
+def table(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def sweep(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Returns the ratio of times over a grid of N and D, and prints it: a table a rival, N downwards, D across."""
+    results = []
+    for rival in rivals(options):
+        name = type(rival.loss).__name__
+        print(f"\n{name}, times as fast as {rival.whose}: N downwards, D across\n")
+        print(table(["N", *map(str, options.grid)]), table(["---"] * (1 + len(options.grid))), sep="\n")
+        for rows in options.grid:
+            found: list[dict[str, Any]] = []
+            for features in options.grid:
+                case = Case(rival.loss, rival.formula(rows, features), rows, features, rival.whose)
+                check_equal(case)
+                once = seconds(case, 1)
+                repeats = min(101, max(3, int(options.seconds / (once["official_s"] + once["ours_s"]))))
+                found.append({**case.name(), "n": repeats, **seconds(case, repeats)})
+            print(table([str(rows), *(f"{result['speedup'][0]:.2f}" for result in found)]), flush=True)
+            results += found
+    worst = min(results, key=lambda result: result["speedup"][0])
+    print(f"\nlowest: {worst['speedup'][0]:.2f}, {worst['loss']} at N = {worst['rows']}, D = {worst['features']}")
+    return results
+
+
+def size(text: str) -> Size:
+    """Returns (N, D) of "NxD"."""
+    rows, features = text.split("x")
+    return int(rows), int(features)
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--rows", type=int, nargs="+", default=[256, 1024], help="N of Barlow Twins, VICReg, sample correlation")
-    add("--features", type=int, default=2048, help="their D (default %(default)s)")
-    add("--contrastive-rows", type=int, nargs="+", default=[1024], help="N of NT-Xent and N-pairs")
-    add("--contrastive-features", type=int, default=128, help="their D (default %(default)s)")
+    wide = [(256, 8192), (1024, 8192), (2048, 8192), (4096, 2048)]
+    add(
+        "--sizes", type=size, nargs="+", default=wide, metavar="NxD", help="of Barlow Twins, VICReg, sample correlation"
+    )
+    add("--contrastive-sizes", type=size, nargs="+", default=[(4096, 128)], metavar="NxD", help="of NT-Xent, N-pairs")
+    for name, load in CHECKOUTS.items():
+        add(f"--{name.replace('_', '-')}", type=Path, metavar="CHECKOUT", help=(load.__doc__ or "").strip())
+    add("--sweep", action="store_true", help="only times, over a grid of N and D")
+    add("--grid", type=int, nargs="+", default=[32, 128, 512, 2048], help="its N and its D (default %(default)s)")
+    add("--seconds", type=float, default=1.0, help="for each of its cells (default %(default)s)")
     add("--repeats", type=int, default=5, help="timed runs of each form (default %(default)s)")
     add("--threads", type=int, default=1, help="threads of torch (default %(default)s)")
     add("--json", type=Path, help="also write everything to this file")
     add("--memory-only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    todo = cases(options)
     if options.memory_only:
-        print(json.dumps([peak_bytes(case) for case in todo]))
+        print(json.dumps([peak_bytes(case) for case in cases(options)]))
         return
 
     about = environment(options.threads, options.repeats)
     print("  ".join(f"{name} {value}" for name, value in about.items()))
-    memory = measure_memory(arguments) or [{} for _ in todo]
-    print("ratios are official / ours: above 1 is faster, or leaner, than the plain transcription; ms and MiB")
-    print(f"{'loss':<18}{'N':>6}{'D':>7}{'official ms':>12}{'ours':>9}{'ratio':>9}{'low-high':>13}", end="")
-    print(f"{'official MiB':>13}{'ours':>8}{'ratio':>8}")
-    results = []
-    for case, peaks in zip(todo, memory):
-        check_equal(case)
-        size = {"loss": type(case.loss).__name__, "rows": case.rows, "features": case.features}
-        results.append({**size, **seconds(case, options.repeats), **peaks})
-        print(row(results[-1]), flush=True)
+    results = sweep(options) if options.sweep else compare(options, arguments)
     if options.json:
         options.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+
+
+def compare(options: argparse.Namespace, arguments: list[str]) -> list[dict[str, Any]]:
+    """Returns times, memory and errors of every case, and prints them."""
+    todo = cases(options)
+    memory = measure_memory(arguments) or [{} for _ in todo]
+    print(table([*COLUMNS, *MORE]), table(["---"] * len([*COLUMNS, *MORE])), sep="\n")
+    results = []
+    for case, peaks in zip(todo, memory):
+        measured = {**check_equal(case), **seconds(case, options.repeats), **peaks}
+        results.append({**case.name(), "n": options.repeats, **measured})
+        print(row(results[-1]), flush=True)
+    return results
 
 
 if __name__ == "__main__":
