@@ -130,8 +130,8 @@ def test_whole_views_are_pillows(view: View) -> None:
 
 def test_a_row_does_not_depend_on_its_batch() -> None:
     view = dataclasses.replace(BARLOW_TWINS[1], size=48, blur=0.5)
-    drawn = [view.draw(sample_random(2, 0, sample, 0), 48, 48) for sample in range(70)]  # more than a chunk
-    pixels = torch.stack([tensor(picture(sample, 48, 48)) for sample in range(70)])
+    drawn = [view.draw(sample_random(2, 0, sample, 0), 48, 48) for sample in range(90)]  # more than a chunk
+    pixels = torch.stack([tensor(picture(sample, 48, 48)) for sample in range(90)])
     before = pixels.clone()
     whole = finish(pixels, rest(drawn), view)
     assert torch.equal(whole, torch.cat([finish(pixels[i : i + 1], rest([d]), view) for i, d in enumerate(drawn)]))
