@@ -17,6 +17,7 @@ from .rest import STAGES, Op, Rest
 from .view import View
 
 CHUNK = 2**19  # numbers at a time on a CPU: fewer cost calls, more leave its cache
+LARGE = 2**17  # an image of as many goes alone: nothing is gathered then
 
 
 def finish(pixels: Tensor, rest: Rest, view: View, compiled: bool = False) -> Tensor:
@@ -33,7 +34,8 @@ def finish(pixels: Tensor, rest: Rest, view: View, compiled: bool = False) -> Te
     divisor, offset, scale = constants(view.mean, view.std, pixels.device)
     if compiled:
         return finish_fused(pixels, rest, view, divisor, offset, scale)
-    rows = max(1, CHUNK // pixels[0].numel())
+    one = pixels[0].numel()
+    rows = 1 if one >= LARGE else CHUNK // one
     if pixels.device.type != "cpu" or rows >= len(pixels):
         return standardize(_levels(_planes(pixels), rest), divisor, offset, scale)
     done = torch.empty(pixels.shape, dtype=torch.float32)
