@@ -151,12 +151,13 @@ def noisy_fsync(descriptor, fsync=os.fsync):
 stop.watch_interrupt()
 batches = iter(DataLoader(Numbers(), batch_size=2, num_workers=2, worker_init_fn=stop.in_worker,
                           multiprocessing_context="fork"))
-next(batches)
+for _ in range(2):  # one of each worker, so that both have set up their signals before any comes
+    next(batches)
 torch.ones(1000, 1000) @ torch.ones(1000, 1000)
 workers = multiprocessing.active_children()
 print(*(worker.pid for worker in workers), flush=True)
 reasons = set()
-for step, batch in enumerate(batches, start=1):
+for step, batch in enumerate(batches, start=2):
     assert batch.tolist() == [2 * step, 2 * step + 1]  # no worker lost, no batch twice
     reason = stop.pending()
     if reason:
@@ -191,7 +192,8 @@ def test_a_training_process_with_workers_saves_and_leaves(tmp_path):
             assert line(process) == number.name
         assert line(process) == "saved"
         _, errors = process.communicate(timeout=60)
-        assert (process.returncode, errors.strip().splitlines()[1:]) == (stop.STOPPED_EXIT, []), errors
+        said = f"exit code {process.returncode}, stderr: {errors}"
+        assert (process.returncode, errors.strip().splitlines()[1:]) == (stop.STOPPED_EXIT, []), said
     found = checkpoint.newest(tmp_path)
     assert found.damaged == {}
     assert checkpoint.load(found.path)["weights"].tolist() == list(range(1000))
