@@ -151,6 +151,8 @@ def pretrain(name: str, argv: list[str]) -> int:
     heatmap_every = max(1, total_steps // 20) if place.heatmap_every is None else place.heatmap_every
 
     # 2. Networks and optimiser. Weights are drawn on the CPU from the seed: the same on every machine and rank.
+    torch.set_float32_matmul_precision("highest")  # of losses; some containers make it TF32 by a variable
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
     torch.manual_seed(recipe.seed)
     objective = recipe.objective()
     norm_rows = batch_norm_rows(objective, recipe.batch_size, place.chunks)
