@@ -139,8 +139,8 @@ def run(argv: Sequence[str], steps: int, warmup: int = 0, model_only: bool = Fal
 def _attach(stack: ExitStack, watch: Stopwatch, last: int, model_only: bool) -> dict[str, Any]:
     """Wraps the functions that the loop calls; returns a dict that the run fills."""
     import data.loader
+    from data import resident
     from data.ahead import Copy
-    from data.loader import Loader
     from objectives import backward
     from training import command
 
@@ -179,30 +179,37 @@ def _attach(stack: ExitStack, watch: Stopwatch, last: int, model_only: bool) -> 
         found["opened"] = time.perf_counter() - began
         return images
 
-    class Watched(Loader):
-        def __iter__(self) -> Iterator[Any]:
+    def started(start: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def begun(loader: Any) -> Iterator[Any]:
             found["asked"] = time.perf_counter()
-            batches, batch = super().__iter__(), None
-            while True:
-                watch.step += 1
-                watch.begin("data wait")
-                if watch.step > last > 0:
-                    raise Enough
-                if batch is None or not model_only:
-                    batch = next(batches, None)
-                if batch is None:
-                    return
-                found.setdefault("first", time.perf_counter())
-                if last == 0:
-                    raise Enough
-                watch.begin("rest")
-                yield batch
+            return counted(start(loader))  # started here, as without us
+
+        return begun
+
+    def counted(batches: Iterator[Any]) -> Iterator[Any]:
+        batch = None
+        while True:
+            watch.step += 1
+            watch.begin("data wait")
+            if watch.step > last > 0:
+                raise Enough
+            if batch is None or not model_only:
+                batch = next(batches, None)
+            if batch is None:
+                return
+            found.setdefault("first", time.perf_counter())
+            if last == 0:
+                raise Enough
+            watch.begin("rest")
+            yield batch
 
     patch(command, "read", note_recipe)
     patch(data.loader, "open_images", open_images)
-    patch(data.loader, "Loader", Watched)
+    for kind in (data.loader.Loader, resident.ResidentLoader):
+        patch(kind, "__iter__", started(kind.__iter__))
     patch(Copy, "wait", watch.around("copy", Copy.wait))
     patch(data.loader, "finished", watch.around("views", data.loader.finished))
+    patch(resident.ResidentLoader, "_make", watch.around("views", resident.ResidentLoader._make))
     for way in (backward.WholeBatch, backward.Chunks):
         patch(way, "__call__", watch.around("backward", way.__call__, then="optimiser"))
     return found

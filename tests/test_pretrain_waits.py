@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import data.loader
-from data.loader import Loader
+import data.resident
 from losses import BarlowTwins, SigLIP, VICReg
 from models import Backbone, Bytes, Mlp, Projection, TextTransformer
 from objectives import ImageText, JointEmbedding
@@ -44,19 +44,18 @@ SIZED_BY_VALUES |= {"_local_scalar_dense", "is_nonzero", "equal", "bincount", "r
 
 
 class Watch:
-    """Counts the waits of each step, by name; heeds only what happens between `begin` and `end`."""
+    """Counts the waits of each step, by name, while it heeds."""
 
     def __init__(self) -> None:
         self.step, self.heeds = 0, False
         self.waits: dict[int, Counter[str]] = {}
 
-    def begin(self) -> None:
+    def next_step(self) -> None:
         self.step += 1
-        self.heeds = True
         self.waits[self.step] = Counter()
 
-    def end(self) -> None:
-        self.heeds = False
+    def heed(self, heeds: bool) -> None:
+        self.heeds = heeds
 
     def saw(self, name: str) -> None:
         if self.heeds and not counts_on_the_host():
@@ -107,21 +106,37 @@ class Operations(TorchDispatchMode):
 
 @contextmanager
 def watched(monkeypatch: pytest.MonkeyPatch, watch: Any) -> Iterator[None]:
-    """Within: the watch heeds each step of a run from the moment its batch is there until the next is asked for."""
+    """Within: the watch heeds the steps of a run, and of the loader's work what is done on the device."""
 
-    class Watched(Loader):
-        def __iter__(self) -> Iterator[Any]:
-            batches = super().__iter__()
+    def started(start: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
+        def steps(loader: Any) -> Iterator[Any]:
+            batches = start(loader)
             while True:
-                watch.end()
+                watch.heed(False)
+                watch.next_step()
                 batch = next(batches)
-                watch.begin()
+                watch.heed(True)
                 yield batch
 
+        return steps
+
+    def on_the_device(function: Callable[..., Any]) -> Callable[..., Any]:
+        def heeded(*args: Any) -> Any:
+            watch.heed(watch.step > 0)
+            result = function(*args)
+            watch.heed(False)
+            return result
+
+        return heeded
+
     with monkeypatch.context() as patch:
-        patch.setattr(data.loader, "Loader", Watched)
+        for kind in (data.loader.Loader, data.resident.ResidentLoader):
+            patch.setattr(kind, "__iter__", started(kind.__iter__))
+        patch.setattr(data.loader, "finished", on_the_device(data.loader.finished))
+        for name in ("crop_batch", "finish"):
+            patch.setattr(data.resident, name, on_the_device(getattr(data.resident, name)))
         yield
-    watch.end()
+    watch.heed(False)
 
 
 def count(main: Main, monkeypatch: pytest.MonkeyPatch, *command: str) -> Watch:
@@ -151,6 +166,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "barlow_twins": ("demo", {"objective": partial(RESNET, loss=BarlowTwins()), "optimizer": LARS}, []),
     "vicreg": ("demo", {"objective": partial(RESNET, loss=VICReg()), "precision": "bf16"}, []),
     "recompute": ("demo", {"objective": partial(RESNET, loss=BarlowTwins()), "optimizer": LARS}, ["--recompute"]),
+    "resident": ("demo", {"objective": partial(RESNET, loss=BarlowTwins())}, ["--resident"]),
     "chunks": ("demo", {"objective": partial(RESNET, loss=BarlowTwins())}, ["--chunks", "2"]),
     "clip": ("npairs_demo", {"clip_grad": 1.0}, []),
     "siglip": ("npairs_demo", {"objective": SIGLIP, "tokenizer": SIGLIP_TEXT.tokenizer}, []),
@@ -201,7 +217,8 @@ def test_what_the_watch_sees(wait: Callable[[Tensor], Any]) -> None:
     x = torch.arange(1.0, 4.0)
     x.grad = torch.ones(3)
     watch = Watch()
-    watch.begin()
+    watch.next_step()
+    watch.heed(True)
     with Methods(watch), Operations(watch):
         wait(x)
     assert sum(watch.waits[1].values()) > 0
@@ -213,13 +230,11 @@ class SyncErrors:
     def __init__(self) -> None:
         self.step = 0
 
-    def begin(self) -> None:
+    def next_step(self) -> None:
         self.step += 1
-        if self.step in BETWEEN:
-            torch.cuda.set_sync_debug_mode("error")
 
-    def end(self) -> None:
-        torch.cuda.set_sync_debug_mode("default")
+    def heed(self, heeds: bool) -> None:
+        torch.cuda.set_sync_debug_mode("error" if heeds and self.step in BETWEEN else "default")
 
 
 @pytest.mark.gpu
