@@ -152,7 +152,8 @@ def pretrain(name: str, argv: list[str]) -> int:
 
     # 2. Networks and optimiser. Weights are drawn on the CPU from the seed: the same on every machine and rank.
     torch.set_float32_matmul_precision("highest")  # of losses; some containers make it TF32 by a variable
-    torch.backends.cudnn.benchmark = True  # all batches have one shape
+    torch.backends.cudnn.deterministic = place.deterministic
+    torch.backends.cudnn.benchmark = not place.deterministic  # a choice by timing, which a resumed run may make anew
     torch.manual_seed(recipe.seed)
     objective = recipe.objective()
     norm_rows = batch_norm_rows(objective, recipe.batch_size, place.chunks)

@@ -66,6 +66,17 @@ def test_compressing_alone_changes_nothing_and_says_so(
     assert losses(tmp_path) == losses(undisturbed)
 
 
+def test_cudnn_chooses_by_rule_unless_asked_to_time(
+    main: Main, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("deterministic", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, name, False)  # put back afterwards
+    for flag, by_rule in ((["--no-deterministic"], False), ([], True)):
+        assert main(["demo", "--out", str(undisturbed), *HERE, *QUIET, *flag]) == 0
+        assert torch.backends.cudnn.deterministic is by_rule
+        assert torch.backends.cudnn.benchmark is not by_rule
+
+
 def test_who_makes_the_views_is_part_of_the_run(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Runs that are older than the switch say nothing of it, and go on with --views reference."""
     command = {name: ["demo", "--out", str(tmp_path / name), *HERE, *QUIET] for name in ("fast", "reference")}
