@@ -197,6 +197,7 @@ ROWS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "G2 compiled": ("the same with --compile", lambda found: rate(found["vit compiled"])),
     "G3 ResNet-50": ("views on the device <= 3 % of the step", lambda found: share(found["resnet50"], "views")),
     "G3 ViT-S/16": ("the same", lambda found: share(found["vit"], "views")),
+    "G3 compiled": ("ViT-S/16 with --compile", lambda found: share(found["vit compiled"], "views")),
     "G4": (
         "official fp16 eager NCHW step / ours with channels_last, bf16, --compile >= 1.8",
         lambda found: ratio(
