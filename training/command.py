@@ -60,8 +60,8 @@ class Place:
     compile: bool = False
     """torch.compile the encoder"""
     deterministic: bool = True
-    """cuDNN's algorithms by rule, and none that sums in another order each time; off: those that are fastest when timed,
-    and a resumed run is the same to rounding only"""
+    """cuDNN's algorithms by rule, and none that sums in another order each time; off: those that are fastest
+    when timed, and a resumed run is the same to rounding only"""
     recompute: bool = False
     """activation checkpointing: recompute each block in backward; exact, less memory, about a third more time"""
     chunks: int = 1
