@@ -17,7 +17,7 @@ def _threads_stay(monkeypatch):
 
 
 def test_writes_every_loss_with_times_memory_and_circumstances(tmp_path, capsys):
-    sizes = ["--sizes", "64x256", "--contrastive-sizes", "256x16"]
+    sizes = ["--sizes", "128x1024", "--contrastive-sizes", "256x64"]
     losses_benchmark.main([*sizes, "--repeats", "2", "--json", str(tmp_path / "out.json")])
     written = json.loads((tmp_path / "out.json").read_text())
     assert {"commit", "torch", "python", "device", "threads", "repeats"} < set(written)
