@@ -1,6 +1,6 @@
 """Memory and time of `--chunks`: a batch K times larger in K chunks, against one chunk alone and the whole batch.
 
-    python benchmarks/chunks.py [--rows 16] [--chunks 8] [--backbone vit_tiny_patch16_224] [--size 224] [--repeats 5]
+    python -m benchmarks.chunks [--rows 16] [--chunks 8] [--backbone vit_tiny_patch16_224] [--size 224] [--repeats 5]
 
 One CLIP step, forward and backward, gradients in place, with a text tower of 4 layers; random pixels and captions.
 Memory: peak resident size (VmHWM, reset through /proc/self/clear_refs) above the resident size before the step, one
@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.losses import environment, resident
 from data.captions import encode
 from losses import NPairs
@@ -101,7 +100,7 @@ def main(arguments: list[str]) -> None:
     print(f"gradients of chunks and whole batch differ by {difference:.1e} of their norm")
     memory = {}
     for name in CASES:
-        command = [sys.executable, __file__, *arguments, "--memory-of", name]
+        command = [sys.executable, "-m", "benchmarks.chunks", *arguments, "--memory-of", name]
         variables = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
         answer = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
         memory[name] = int(answer.stdout)

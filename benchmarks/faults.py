@@ -1,6 +1,6 @@
 """What each fault costs: seconds from the fault to the checkpoint, to training again, and steps repeated.
 
-    python benchmarks/faults.py [--rounds 3]      runs the tests of tests/slurm so often, prints the table
+    python -m benchmarks.faults [--rounds 3]      runs the tests of tests/slurm so often, prints the table
 
 The figures are those that the tests on a real Slurm (on this machine) note while they pass. Slurm's own timers are the
 test cluster's: a requeued job waits 5 s (its default: 120 s), a silent node is lost after 10 to 30 s (300 s).

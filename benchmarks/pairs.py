@@ -1,6 +1,6 @@
 """Reading image-text pairs: walking through tars, indexing shards, opening, and reading at random positions.
 
-    python benchmarks/pairs.py [--shards 20] [--pairs 5000] [--repeats 5] [--folder DIR]
+    python -m benchmarks.pairs [--shards 20] [--pairs 5000] [--repeats 5] [--folder DIR]
 
 Shards are made in a temporary folder: members of 6 to 10 KB with .txt and .json beside them, as img2dataset writes
 them, so they lie in the page cache. CPU seconds of this process, best of the repeats, one core. What the walk finds is
@@ -14,7 +14,6 @@ import io
 import os
 import random
 import shutil
-import sys
 import tarfile
 import tempfile
 import time
@@ -24,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import PairSet, open_pairs
 from data.tar_index import members
 

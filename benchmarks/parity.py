@@ -1,6 +1,6 @@
 """How far `crop`, `crop_batch` and `finish` are from Pillow: differences in levels of 0 .. 255, operation by operation.
 
-    python benchmarks/parity.py [--data FOLDER] [--images 60] [--size 224] [--json FILE]
+    python -m benchmarks.parity [--data FOLDER] [--images 60] [--size 224] [--json FILE]
 
 Images are those found below the folder, else generated ones (slopes, edges, grain, flat, grey and overexposed areas).
 Both sides are fed the same `Drawn`. One operation alone: on the same crop, Pillow's, with SimCLR's strengths. A whole
@@ -22,7 +22,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from augmentations import (
     BARLOW_TWINS,
     CIFAR_BARLOW_TWINS,

@@ -1,6 +1,6 @@
 """Two views of an image on one core: the official transform on the folder, against our host half on each kind of store.
 
-    python benchmarks/stores.py IMAGES [--official CHECKOUT] [--repeats 5] [--json FILE]
+    python -m benchmarks.stores IMAGES [--official CHECKOUT] [--repeats 5] [--json FILE]
 
 IMAGES is a folder with a folder a class, such as ImageNet's val or a sample of it. Both stores are packed from it first
 (JPEG, longest side 400, quality 90; raw, 256), into a temporary folder. The host half is what a data worker does: the
@@ -28,7 +28,6 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, where `losses` would be a file
 from augmentations import BARLOW_TWINS, crop, rest_of, sample_random
 from benchmarks.losses import environment
 from benchmarks.official import official_load, official_transform

@@ -1,6 +1,6 @@
 """Our zero-shot classification and retrieval against open_clip's own functions, on the same embeddings.
 
-    python benchmarks/zero_shot.py [--images 5000] [--templates 80] [--features 512] [--seed 0] [--json FILE]
+    python -m benchmarks.zero_shot [--images 5000] [--templates 80] [--features 512] [--seed 0] [--json FILE]
 
 No network is trained: embeddings of texts are a fixed random function of open_clip's tokens, images are their class's
 (or caption's) embedding with noise, so that some are right and some are wrong. Needs open_clip_torch, whose wheel also
@@ -34,7 +34,6 @@ from open_clip_train.train import get_clip_metrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.prompts import templates
 from evaluation.retrieval import RANKS, recall
 from evaluation.zero_shot import accuracy, class_embeddings

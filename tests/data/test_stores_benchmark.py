@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "stores.py"
+from benchmarks import stores
 
 
 def test_every_variant_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # the other tests keep theirs
-    spec = importlib.util.spec_from_file_location("benchmark_of_stores", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "images" / name).mkdir(parents=True)
         Image.fromarray(random.integers(0, 255, (300, 420, 3), dtype=np.uint8)).save(
             tmp_path / "images" / name / "1.jpg"
         )
-    module.main([str(tmp_path / "images"), "--repeats", "2", "--json", str(tmp_path / "out.json")])
+    stores.main([str(tmp_path / "images"), "--repeats", "2", "--json", str(tmp_path / "out.json")])
     written = json.loads((tmp_path / "out.json").read_text())
     assert {"commit", "device", "torch", "repeats", "official", "images"} < set(written)
     assert written["official"].startswith("plain transcription of facebookresearch/barlowtwins")
