@@ -100,12 +100,13 @@ class StepBatches:
         """Returns (epoch, the samples of this rank at `step`)."""
         return batch_samples(self.seed, step, self.rank, self.world, self.batch_size, len(self.images))
 
-    def rows(self, count: int, device: str = "cpu") -> Rows:
-        """Returns memory for `count` rows as `fill` makes them, a pixel's R, G, B side by side; "meta": its plan."""
+    def rows(self, count: int, layout: torch.memory_format = torch.channels_last, device: str = "cpu") -> Rows:
+        """Returns memory for `count` rows as `fill` makes them; on the device "meta": the plan of it.
+
+        layout: channels_last takes the crops as they come; contiguous_format is what a CPU is faster to finish.
+        """
         shapes = [(count, 3, view.size, view.size) for view in self.views]
-        views = tuple(
-            torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last) for shape in shapes
-        )
+        views = tuple(torch.empty(s, dtype=torch.uint8, device=device, memory_format=layout) for s in shapes)
         rest = tuple(torch.empty(count, REST, device=device) for _ in self.views) if self.execution == "fast" else ()
         index, label = (torch.empty(count, dtype=torch.int64, device=device) for _ in range(2))
         return Rows(views, rest, index, label)

@@ -77,7 +77,7 @@ class Loader:
         self.batches, self.start, self.stop, self.workers = batches, start, stop, workers
         self.device, self.channels_last, self.compiled = device, channels_last, compiled
         self.on_worker_start = on_worker_start
-        rows = batches.rows(batches.batch_size // batches.world, "meta")
+        rows = batches.rows(batches.batch_size // batches.world, device="meta")
         self.plan = plan(len(rows.index), workers)
         self.is_finished = device is not None and device.type == "cpu"
         if self.is_finished:
@@ -133,7 +133,7 @@ class _Parts(Dataset[Made]):
         slot = self._loader.ring[step].part(begin, end)
         if not self._loader.is_finished:
             return batches.fill(samples[begin:end], epoch, slot)
-        rows = batches.rows(end - begin)
+        rows = batches.rows(end - begin, torch.contiguous_format)
         made = batches.fill(samples[begin:end], epoch, rows)
         done = finished(loaded(rows, [made]), batches.views, self._loader.channels_last)
         memory = (*slot.views, slot.index, slot.label)

@@ -79,7 +79,7 @@ class Runtime:
 def test_the_ring_is_page_locked_as_long_as_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Runtime(0)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
-    ring = Ring(batches().rows(8, "meta"), 3)
+    ring = Ring(batches().rows(8, device="meta"), 3)
     ring.pin(torch.device("cpu"))
     first = ring[0].views[0]
     assert runtime.registered == [(first.data_ptr(), ring.num_bytes)]
@@ -93,7 +93,7 @@ def test_the_ring_is_page_locked_as_long_as_it_lives(monkeypatch: pytest.MonkeyP
 def test_ordinary_memory_serves_where_none_can_be_locked(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Runtime(2)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
-    ring = Ring(batches().rows(8, "meta"), 3)
+    ring = Ring(batches().rows(8, device="meta"), 3)
     ring.pin(torch.device("cpu"))
     assert "not page-locked, so copies are slower (error 2)" in str(ring)
     del ring
@@ -101,7 +101,7 @@ def test_ordinary_memory_serves_where_none_can_be_locked(monkeypatch: pytest.Mon
 
 
 def test_slots_are_apart_and_have_the_plans_layout() -> None:
-    plan = batches().rows(5, "meta")
+    plan = batches().rows(5, device="meta")
     ring = Ring(plan, 3)
     for step in range(3):
         for memory in (*ring[step].views, *ring[step].rest, ring[step].index, ring[step].label):
@@ -116,7 +116,7 @@ def test_slots_are_apart_and_have_the_plans_layout() -> None:
 def test_only_whole_levels_and_a_few_numbers_cross_to_a_gpu() -> None:
     """At most 0.31 MB an image of two 224 views: 0.301 of pixels."""
     views = (View(), View(blur=1.0))
-    rows = StepBatches(Shapes(40, 8).open(None, "train"), views, 0, 8, 0, 1, False).rows(256, "meta")
+    rows = StepBatches(Shapes(40, 8).open(None, "train"), views, 0, 8, 0, 1, False).rows(256, device="meta")
     assert all(view.dtype == torch.uint8 for view in rows.views)
     assert Ring(rows, 1).num_bytes / 256 < 0.31e6
 
