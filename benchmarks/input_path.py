@@ -1,6 +1,6 @@
 """The input path against the official one: two views of an image on one core, the whole loader, and the bytes it moves.
 
-    python -m benchmarks.input_path IMAGES [--official CHECKOUT] [--repeats 5] [--batch-size 256] [--workers 2] [--json FILE]
+    python -m benchmarks.input_path IMAGES [--official CHECKOUT] [--repeats 5] [--workers 2] [--json FILE]
 
 IMAGES is a folder with a folder a class, such as ImageNet's val or a sample of it.
 

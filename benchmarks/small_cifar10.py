@@ -1,26 +1,30 @@
 """Quality of four losses on CIFAR-10 within minutes on a CPU: runs what is missing, then prints the table of README.
 
     python benchmarks/small_cifar10.py --data DIR --out RUNS [--seeds 3] [--jobs 1] [--epochs N]
+                                       [--views fast reference]
 
-Every run is `pretrain.py small_cifar10 --loss LOSS --seed SEED` in RUNS/LOSS_SEED, so this can be stopped and started
-again. Accuracies are means over pretraining seeds, with the sample standard deviation; a seed's linear accuracy is
-itself the mean over three seeds of the probe.
+Every run is `pretrain.py small_cifar10 --loss LOSS --seed SEED --views VIEWS` in RUNS/LOSS_SEED_VIEWS, so this can be
+stopped and started again. With both kinds of views the table has rows for both: the difference between them is to be
+seen beside the spread over seeds. Accuracies are means over pretraining seeds, with the sample standard deviation; a
+seed's linear accuracy is itself the mean over three seeds of the probe.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOSSES = ("barlow_twins", "simclr", "vicreg", "sample_correlation")
+VIEWS = ("fast", "reference")
 
 
 def main() -> int:
@@ -31,12 +35,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="pretraining seeds")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with one thread and one worker")
     parser.add_argument("--epochs", type=int, default=None, help="instead of the recipe's")
+    parser.add_argument("--views", nargs="+", choices=VIEWS, default=["fast"], help="who makes them")
     options = parser.parse_args()
 
-    def run(name: tuple[str, int]) -> int:
-        loss, seed = name
-        out = options.out / f"{loss}_{seed}"
-        flags = ["--loss", loss, "--seed", seed, "--data", options.data, "--out", out, "--workers", 1]
+    def run(name: tuple[str, int, str]) -> int:
+        loss, seed, views = name
+        out = options.out / f"{loss}_{seed}_{views}"
+        flags = ["--loss", loss, "--seed", seed, "--views", views, "--data", options.data, "--out", out, "--workers", 1]
         flags += [] if options.epochs is None else ["--epochs", options.epochs]
         command = [sys.executable, "pretrain.py", "small_cifar10", *map(str, flags)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -44,25 +49,25 @@ def main() -> int:
         with out.with_suffix(".log").open("a") as log:
             return subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False).returncode
 
-    jobs = [(loss, seed) for seed in range(options.seeds) for loss in LOSSES]
+    jobs = [(loss, seed, views) for seed in range(options.seeds) for loss in LOSSES for views in options.views]
     with ThreadPoolExecutor(options.jobs) as pool:
-        for (loss, seed), code in zip(jobs, pool.map(run, jobs), strict=True):
+        for name, code in zip(jobs, pool.map(run, jobs), strict=True):
             if code:
-                print(
-                    f"{loss}, seed {seed} ended with {code}: see {options.out / f'{loss}_{seed}.log'}", file=sys.stderr
-                )
+                log = "_".join(map(str, name)) + ".log"
+                print(f"ended with {code}: see {options.out / log}", file=sys.stderr)
                 return code
-    print("\n".join(table(options.out, options.seeds)))
+    print("\n".join(table(options.out, options.seeds, options.views)))
     return 0
 
 
-def table(runs: Path, seeds: int) -> Iterator[str]:
+def table(runs: Path, seeds: int, kinds: Sequence[str]) -> Iterator[str]:
     """Yields the lines of a Markdown table."""
     found: dict[str, dict[str, dict[int, float]]] = {}
-    for loss in LOSSES:
+    for loss, views in itertools.product(LOSSES, kinds):
         for seed in range(seeds):
-            for row in json.loads((runs / f"{loss}_{seed}" / "evaluation.json").read_text())["rows"]:
-                name = loss if row["encoder"] == "pretrained" else row["encoder"]
+            for row in json.loads((runs / f"{loss}_{seed}_{views}" / "evaluation.json").read_text())["rows"]:
+                pretrained = f"{loss}, {views} views" if len(kinds) > 1 else loss
+                name = pretrained if row["encoder"] == "pretrained" else row["encoder"]
                 for metric, value in row["metrics"].items():
                     # by seed: the random encoder of a seed is the same in every loss's run
                     found.setdefault(name, {}).setdefault(metric, {})[seed] = value["mean"]
