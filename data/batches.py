@@ -48,7 +48,8 @@ class Made:
     replaced: list[str] = field(default_factory=list)  # images that could not be read, one message each
     error: str | None = None  # the first unreadable image, where none may be replaced
     captions: list[str] = field(default_factory=list)  # as drawn, where there is a tokenizer
-    text: Text | None = None  # the same as tokens
+    # The same as `Text`, but arrays: those travel within a message, where each tensor takes a file and a call back.
+    text: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass
@@ -143,7 +144,8 @@ class StepBatches:
         if self.tokenizer:
             assert isinstance(self.images, Captioned)
             made.captions = [draw_caption(self.images, self.seed, epoch, int(sample)) for sample in used]
-            made.text = encode(self.tokenizer, made.captions)
+            tokens, group = encode(self.tokenizer, made.captions)
+            made.text = tokens.numpy(), group.numpy()
         return made
 
     def _read(self, sample: int, made: Made) -> tuple[int, Tensor | Image.Image] | None:
@@ -165,6 +167,6 @@ def loaded(rows: Rows, parts: Sequence[Made]) -> Loaded:
         if made.error:
             return Loaded(Batch(rows.views, rows.index, rows.label), (), replaced, replaced[0], [])
     captions = [caption for made in parts for caption in made.captions]
-    texts = [made.text for made in parts if made.text]
+    texts = [Text(*map(torch.from_numpy, made.text)) for made in parts if made.text]
     batch = Batch(rows.views, rows.index, rows.label, join(texts) if texts else None)
     return Loaded(batch, tuple(Rest.of(numbers) for numbers in rows.rest), replaced, None, captions)
