@@ -28,6 +28,7 @@ import json
 import multiprocessing
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import recipes
@@ -177,17 +178,18 @@ def pretrain(name: str, argv: list[str]) -> int:
         forward_backward = WholeBatch(world.data_parallel(Step(objective, recipe.precision), place.compress_gradients))
 
     # 3. The run folder, and where the run stands. One rank looks, all of them hear.
-    def claim() -> str | None:
-        try:
-            source = recipes.source_text(name)
-            run_folder.open_run(place.out, name, asked.knobs, asked.described, source)
-        except ValueError as error:
-            return str(error)
-        return None
+    def ask_main(look: Callable[[], object]) -> None:
+        """Has rank 0 look at the run folder; refuses on all ranks what it refuses."""
+        refused = None
+        if world.is_main:
+            try:
+                look()
+            except ValueError as error:
+                refused = str(error)
+        if refused := world.from_main(refused):
+            raise ValueError(refused)
 
-    refused = world.from_main(claim() if world.is_main else None)
-    if refused:
-        raise ValueError(refused)
+    ask_main(lambda: run_folder.find_run(place.out, name, asked.described))
     if world.from_main(checkpoint.is_done(place.out)):
         if world.is_main:
             print(f"this run is finished: {place.out / 'encoder'}")
@@ -233,6 +235,9 @@ def pretrain(name: str, argv: list[str]) -> int:
         loader: Any = ResidentLoader(batches, held, *making, place.channels_last, place.compile, stop.in_worker)
     else:
         loader = Loader(batches, *making, device, place.channels_last, place.compile, stop.in_worker)
+    # The folder becomes this run's only now: what was refused so far may be left out of the next command.
+    source = recipes.source_text(name)
+    ask_main(lambda: run_folder.open_run(place.out, name, asked.knobs, asked.described, source))
     queue = iter(loader)  # workers start here, before other threads do
     hosts = world.collect(run_folder.describe_host(device))
     record = progress = heartbeat = probe = None

@@ -50,7 +50,8 @@ def shards_of(images: ImageSet, where: Path | None) -> list[Part]:
         remedy = "its pairs are single files: put them into .tar shards (docs/image-text-data.md)"
     else:
         remedy = "it is no packed set: python -m data.pack SRC DST makes one (docs/stores.md)"
-    raise ValueError(f"--stage copies shards, and --data {where} has none: {remedy}")
+    has = f"--data {where} has" if where else "this recipe, which draws its images, reads"
+    raise ValueError(f"--stage copies shards, and {has} none: {remedy if where else 'leave it out'}")
 
 
 def stage(images: Staged, folder: str, world: World, stopped: Callable[[], str | None]) -> Staged | str:

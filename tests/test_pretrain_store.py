@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import pack
+from data import pack, resident
 from tests.runs import QUIET, losses
 
 Main = Callable[[list[str]], int]
@@ -33,7 +33,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_a_raw_store_gives_the_run_that_the_folder_gives(
-    main: Main, places: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    main: Main,
+    places: dict[str, Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def train(data: str, out: str, *more: str) -> int:
         return main(["small_cifar10", "--data", str(places[data]), "--out", str(tmp_path / out), *FLAGS, *QUIET, *more])
@@ -60,6 +64,11 @@ def test_a_raw_store_gives_the_run_that_the_folder_gives(
     assert train("raw", "raw", "--resident") == 2
     assert "or --views fast without --resident\n" in capfd.readouterr().err
     assert train("raw", "held", "--resident") == 0
+    with monkeypatch.context() as full:  # a refusal leaves the folder free for the same command without the flag
+        full.setattr(resident, "free_bytes", lambda device: 1000)
+        assert train("raw", "refused", "--resident") == 2
+    assert "cpu has 0.00 GB free" in capfd.readouterr().err
+    assert train("raw", "refused") == 0
     assert train("raw", "new", "--resident", "--views", "reference") == 2
     assert "--views reference makes them by Pillow" in capfd.readouterr().err
     for other in ("folder", "jpeg"):
