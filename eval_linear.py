@@ -14,19 +14,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in pretrain.py: threads that spin starve the data workers
 
-from evaluation.command import Arguments, parse, resolve
-from evaluation.protocols import Protocol, find
-
-if TYPE_CHECKING:  # torch and timm are imported after the command line is understood: --help is instant
-    import torch
-
-    from evaluation.results import Part
-    from evaluation.table import Row
+from evaluation.command import Arguments, parse
+from evaluation.protocols import find
 
 BAD_INPUT_EXIT, NOT_WRITTEN_EXIT = 2, 74
 
@@ -48,6 +40,8 @@ def evaluate_all(args: Arguments) -> int:
     """
     protocol = find(args.probe, args.method.epochs) if args.probe else None
 
+    # torch and timm are imported after the command line is understood: --help is instant
+    from evaluation.probe import linear_probe
     from evaluation.results import write_result
     from parallel import start_world
 
@@ -55,7 +49,7 @@ def evaluate_all(args: Arguments) -> int:
     if world.size > 1:
         world.stop()
         raise ValueError(f"the evaluation runs in one process, {world.size} were started: leave torchrun or srun out")
-    parts = [linear_probe(args, protocol, world.device)] if protocol else []
+    parts = [linear_probe(args, protocol, world)] if protocol else []
     if args.captions.asked:
         from evaluation.tasks import image_text_parts
 
@@ -75,100 +69,6 @@ def evaluate_all(args: Arguments) -> int:
         else:
             print(f"written to {part.out} after {seconds:.0f} s", flush=True)
     return code
-
-
-def linear_probe(args: Arguments, protocol: Protocol, device: torch.device) -> Part:
-    """Returns the linear probe and k-NN that are asked for, ready to run.
-
-    Raises:
-        ValueError: bad input.
-    """
-    import torch
-
-    from data.packed import store_of
-    from evaluation.features import Pixels
-    from evaluation.results import Part, result_file
-    from evaluation.table import PIXELS, check_sets, evaluate, format_table
-    from evaluation.weights import load
-    from training.recipe import describe
-
-    method, place = args.method, args.place
-    seeds = range(protocol.num_seeds if method.seeds is None else method.seeds)
-    backbone, view, spec, root = resolve(args.subject, args.images)
-    file, prefix = weights_file(args)
-    images = {"data": spec, "data_root": str(root) if root else None, "view": view}
-    out = result_file(args, protocol.id, images)
-    encoder, _ = backbone.build()
-    account = load(encoder, file, prefix)
-    train_set, test_set = spec.open(root, "train"), spec.open(root, "test")
-    check_sets(train_set, test_set, method.knn_k, method.knn_temperature)
-    encoders: dict[str, torch.nn.Module] = {"pretrained": encoder}
-    if args.subject.random_baseline:
-        torch.manual_seed(0)
-        encoders |= {"random init": backbone.build()[0], PIXELS: Pixels()}
-
-    def compute() -> tuple[list[Row], str]:
-        rows = evaluate(
-            encoders,
-            train_set,
-            test_set,
-            view,
-            protocol,
-            seeds,
-            device,
-            place.workers,
-            batch_size=place.batch_size,
-            k=method.knn_k,
-            temperature=method.knn_temperature,
-        )
-        chosen = []
-        for row in rows:
-            if row.selected:
-                edge = ", at the edge of the grid" if row.selected["lr_at_edge_of_grid"] else ""
-                found = "lr {lr:.2g}, weight decay {weight_decay:g}: {holdout_top1:.2f} %".format(**row.selected)
-                chosen.append(f"chosen for {row.encoder} on held-out train images: {found}{edge}")
-        return rows, "\n".join([format_table(rows), "", *chosen]).rstrip()
-
-    where = root or spec
-    return Part(
-        out,
-        {"id": protocol.id, **describe(protocol)},
-        {
-            "weights": account,
-            "backbone": backbone,
-            **images,
-            "store": store_of(train_set),
-            "num_train": len(train_set),
-            "num_test": len(test_set),
-            "classes": train_set.classes,
-            "seeds": list(seeds),
-        },
-        (
-            str(account),
-            f"data: {len(train_set)} train, {len(test_set)} test images, {len(train_set.classes)} classes: {where}",
-            f"view: {view}",
-            f"protocol {protocol.id}, seeds {list(seeds)}, {device}",
-        ),
-        compute,
-    )
-
-
-def weights_file(args: Arguments) -> tuple[Path, str | None]:
-    """Returns (the file that holds the encoder, its keys' prefix if that is known).
-
-    Raises:
-        ValueError: there is none, or it cannot be read.
-    """
-    from evaluation.run_folder import weights_of
-
-    run, weights = args.subject.run, args.subject.weights
-    if run is None:
-        assert weights is not None
-        if not weights.is_file():
-            raise ValueError(f"--weights {weights}: no such file")
-        return weights, args.subject.prefix
-    file, is_checkpoint = weights_of(run, "encoder/model.safetensors")
-    return file, "encoder." if is_checkpoint else ""
 
 
 if __name__ == "__main__":

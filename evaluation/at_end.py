@@ -10,6 +10,7 @@ import torch
 from diagnostics.heatmap import montage
 from models import export_encoder, export_weights
 from objectives import ImageText, Objective
+from parallel import World
 from training.atomic import write_json_atomic
 
 from .image_text import EXPORTED, format_metrics, retrieval, zero_shot
@@ -73,7 +74,7 @@ def _images(
         "random init": recipe.objective.keywords["encoder"].build()[0].to(device),
     }
     train_set, test_set = (recipe.data.open(root, split) for split in ("train", "test"))
-    rows = compare(encoders, train_set, test_set, recipe.eval_view, device, workers, recipe.seed)
+    rows = compare(encoders, train_set, test_set, recipe.eval_view, World(0, 1, device), workers, recipe.seed)
     return rows, format_table(rows)
 
 

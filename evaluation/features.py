@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from augmentations import Center
 from data import ImageSet
+from parallel import World
 
 from .images import batches, progress
 
@@ -44,6 +46,40 @@ def frozen(*encoders: nn.Module) -> Generator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """How images become features, the same for every set that is evaluated: call it on one.
+
+    Args:
+        encoders: by name, each (n, 3, H, W) -> (n, D); frozen here: mode, weights and buffers stay as they are.
+        view: how they see an image.
+        world: the processes that share the work.
+        workers: processes of each that decode and render.
+        batch_size: images of one forward pass, of no influence but on rounding; None: what suits the device.
+    """
+
+    encoders: Mapping[str, nn.Module]
+    view: Center
+    world: World
+    workers: int = 0
+    batch_size: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Returns where the encoders run, and heads train."""
+        return self.world.device
+
+    def __call__(self, image_set: ImageSet) -> tuple[dict[str, Tensor], Tensor]:
+        """Returns ({name: features (N, D)}, labels (N,)), each image rendered once for all encoders.
+
+        Raises:
+            BadImage: an image cannot be read.
+            ValueError: an encoder's output is not (n, D), or not finite.
+        """
+        size = self.batch_size or (64 if self.device.type == "cpu" else 256)  # on a CPU 64 took 0.6 of the time of 256
+        return extract_each(self.encoders, image_set, self.view, size, self.device, self.workers)
 
 
 def extract(

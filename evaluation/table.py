@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from augmentations import Center
 from data import ImageSet
+from parallel import World
 
 from . import knn
 from .augmented import train_head, train_view
-from .features import Pixels, extract_each
+from .features import Extractor, Pixels
 from .linear import fit
 from .protocols import KNN_K, KNN_TEMPERATURE, Augmented, Cached, Protocol
 
@@ -72,41 +72,32 @@ def check_sets(train_set: ImageSet, test_set: ImageSet, k: int, temperature: flo
 
 
 def evaluate(
-    encoders: Mapping[str, nn.Module],
+    extractor: Extractor,
     train_set: ImageSet,
     test_set: ImageSet,
-    view: Center,
     protocol: Protocol,
     seeds: Sequence[int],
-    device: torch.device,
-    workers: int,
-    batch_size: int | None = None,
     k: int = KNN_K,
     temperature: float = KNN_TEMPERATURE,
 ) -> list[Row]:
     """Returns a row for each encoder: linear top-1 and top-5 under the protocol's name, and k-NN top-1.
 
-    Every image is rendered once for all encoders. Under `Cached` no image or label of the test split is read before all
-    choices are made. Top-5 is left out where there are five classes or fewer.
-
-    Args:
-        encoders: each (n, 3, H, W) -> (n, D), frozen here: mode, weights and buffers stay as they are.
-        batch_size: images of one forward pass, of no influence but on rounding; None: what suits the device.
+    Under `Cached` no image or label of the test split is read before all choices are made. Top-5 is left out where
+    there are five classes or fewer.
 
     Raises:
         ValueError: as `check_sets`, or features that are not finite. BadImage: an image cannot be read.
     """
     check_sets(train_set, test_set, k, temperature)
-    num_classes = len(train_set.classes)
-    batch_size = batch_size or (64 if device.type == "cpu" else 256)  # on a CPU 64 took 0.6 of the time of 256
-    train, labels = extract_each(encoders, train_set, view, batch_size, device, workers)
+    num_classes, device = len(train_set.classes), extractor.device
+    train, labels = extractor(train_set)
     fitted = {}
     if isinstance(protocol, Cached):
-        fitted = {name: fit(train[name], labels, num_classes, protocol, seeds, device) for name in encoders}
-    test, test_labels = extract_each(encoders, test_set, view, batch_size, device, workers)
+        fitted = {name: fit(train[name], labels, num_classes, protocol, seeds, device) for name in train}
+    test, test_labels = extractor(test_set)
 
     rows = []
-    for name, encoder in encoders.items():
+    for name, encoder in extractor.encoders.items():
         if isinstance(protocol, Cached):
             heads, choice = fitted[name]
             top1, top5, _ = heads.score(test[name], test_labels)
@@ -118,7 +109,7 @@ def evaluate(
                 "lr_at_edge_of_grid": choice.at_edge,
             }
         else:
-            metrics = _augmented(encoder, train_set, test[name], test_labels, view, protocol, seeds, device, workers)
+            metrics = _augmented(encoder, extractor, train_set, test[name], test_labels, protocol, seeds)
             selected = {}
         if num_classes <= 5:
             metrics = {key: metric for key, metric in metrics.items() if "top5" not in key}
@@ -130,16 +121,14 @@ def evaluate(
 
 def _augmented(
     encoder: nn.Module,
+    extractor: Extractor,
     train_set: ImageSet,
     test_features: Tensor,
     test_labels: Tensor,
-    view: Center,
     protocol: Augmented,
     seeds: Sequence[int],
-    device: torch.device,
-    workers: int,
 ) -> dict[str, Metric]:
-    crop = train_view(view)
+    crop, device, workers = train_view(extractor.view), extractor.device, extractor.workers
     curves = [
         train_head(encoder, train_set, test_features, test_labels, crop, protocol, device, workers, seed)
         for seed in seeds
@@ -157,7 +146,7 @@ def compare(
     train_set: ImageSet,
     test_set: ImageSet,
     view: Center,
-    device: torch.device,
+    world: World,
     workers: int,
     seed: int,
     num_seeds: int = Cached.num_seeds,
@@ -171,7 +160,8 @@ def compare(
     """
     seeds = range(seed, seed + num_seeds)
     k = min(KNN_K, len(train_set))
-    return evaluate({**encoders, PIXELS: Pixels()}, train_set, test_set, view, Cached(), seeds, device, workers, k=k)
+    extractor = Extractor({**encoders, PIXELS: Pixels()}, view, world, workers)
+    return evaluate(extractor, train_set, test_set, Cached(), seeds, k=k)
 
 
 def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:

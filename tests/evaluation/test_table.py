@@ -4,13 +4,18 @@ import torch
 
 from augmentations import Center
 from evaluation import table
-from evaluation.features import Pixels
+from evaluation.features import Extractor, Pixels
 from evaluation.protocols import Augmented, Cached
 from evaluation.table import Metric, Row, check_sets, compare, evaluate, format_table
+from parallel import World
 
-CPU = torch.device("cpu")
+ALONE = World(0, 1, torch.device("cpu"))
 VIEW = Center(resize=None, size=8)
 SHORT = Cached(min_steps=40)
+
+
+def extractor(encoders):
+    return Extractor(encoders, VIEW, ALONE)
 
 
 class Blind(torch.nn.Module):
@@ -22,7 +27,7 @@ class Blind(torch.nn.Module):
 
 def test_compare_separates_what_sees_from_what_does_not(colours):
     train_set, test_set = colours(240, 6, seed=1), colours(120, 6, seed=2)
-    rows = compare({"good": Pixels(1), "blind": Blind()}, train_set, test_set, VIEW, CPU, 0, seed=4, num_seeds=2)
+    rows = compare({"good": Pixels(1), "blind": Blind()}, train_set, test_set, VIEW, ALONE, 0, seed=4, num_seeds=2)
     assert [row.encoder for row in rows] == ["good", "blind", "raw pixels"]
     names = ["linear-cached/top1", "linear-cached/top5", "knn-k20-T0.07/top1"]
     assert all(list(row.metrics) == names for row in rows)
@@ -36,7 +41,7 @@ def test_compare_separates_what_sees_from_what_does_not(colours):
 
 def test_one_class_for_each_neighbour_is_not_promised(colours):
     """A training set smaller than 20: k-NN takes what there is, under a name that says so."""
-    rows = compare({}, colours(12, 6), colours(6, 6), VIEW, CPU, 0, seed=0, num_seeds=1)
+    rows = compare({}, colours(12, 6), colours(6, 6), VIEW, ALONE, 0, seed=0, num_seeds=1)
     assert "knn-k12-T0.07/top1" in rows[0].metrics
 
 
@@ -69,7 +74,7 @@ def test_the_test_split_is_not_touched_before_every_choice_is_made(colours, monk
     with pytest.raises(AssertionError, match="was read before"):
         guarded.image(0)
     encoders = {"a": Pixels(1), "b": Pixels(2)}
-    rows = evaluate(encoders, colours(60, 6, seed=1), guarded, VIEW, SHORT, [0], CPU, 0)
+    rows = evaluate(extractor(encoders), colours(60, 6, seed=1), guarded, SHORT, [0])
     assert len(chosen) == len(rows) == 2
 
 
@@ -77,8 +82,8 @@ def test_the_choice_does_not_depend_on_the_test_split(colours):
     train_set = colours(120, 20, seed=1)
     wrong = colours(60, 20, seed=2)
     wrong.labels = (wrong.labels + 1) % 6
-    right_rows = evaluate({"a": Pixels(1)}, train_set, colours(60, 20, seed=2), VIEW, SHORT, [0], CPU, 0)
-    wrong_rows = evaluate({"a": Pixels(1)}, train_set, wrong, VIEW, SHORT, [0], CPU, 0)
+    right_rows = evaluate(extractor({"a": Pixels(1)}), train_set, colours(60, 20, seed=2), SHORT, [0])
+    wrong_rows = evaluate(extractor({"a": Pixels(1)}), train_set, wrong, SHORT, [0])
     assert right_rows[0].selected == wrong_rows[0].selected
     assert right_rows[0].metrics != wrong_rows[0].metrics
 
@@ -92,7 +97,7 @@ def test_the_papers_protocol_reports_the_last_epoch_and_names_the_best(colours, 
         return Curve((10.0 + seed, 50.0, 40.0 + seed), (60.0, 90.0, 80.0))
 
     protocol = Augmented("bt", epochs=3, batch_size=8, lr=0.3, weight_decay=0)
-    (row,) = evaluate({"a": Pixels(1)}, colours(30, 6), colours(12, 6), VIEW, protocol, [0, 2], CPU, 0)
+    (row,) = evaluate(extractor({"a": Pixels(1)}), colours(30, 6), colours(12, 6), protocol, [0, 2])
     assert row.metrics["linear-bt-3ep/top1"] == Metric((40.0, 42.0))
     assert row.metrics["linear-bt-3ep/top5"] == Metric((80.0, 80.0))
     assert row.metrics["linear-bt-3ep/top1-best-epoch-on-test"] == Metric((50.0, 50.0))
@@ -101,7 +106,7 @@ def test_the_papers_protocol_reports_the_last_epoch_and_names_the_best(colours, 
 
 def test_top5_of_five_classes_says_nothing_and_is_left_out(colours):
     sets = [colours(40, 6, seed, num_classes=5) for seed in (1, 2)]
-    (row,) = evaluate({"a": Pixels(1)}, *sets, VIEW, SHORT, [0], CPU, 0)
+    (row,) = evaluate(extractor({"a": Pixels(1)}), *sets, SHORT, [0])
     assert list(row.metrics) == ["linear-cached/top1", "knn-k20-T0.07/top1"]
 
 

@@ -1,0 +1,91 @@
+"""Linear probe and k-NN as a part of eval_linear.py: input checked first, then run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from data.packed import store_of
+from parallel import World
+from training.recipe import describe
+
+from .command import Arguments, resolve
+from .features import Extractor, Pixels
+from .protocols import Protocol
+from .results import Part, result_file
+from .run_folder import weights_of
+from .table import PIXELS, Row, check_sets, evaluate, format_table
+from .weights import load
+
+
+def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
+    """Returns the linear probe and k-NN that are asked for, ready to run.
+
+    Raises:
+        ValueError: bad input.
+    """
+    method, place = args.method, args.place
+    seeds = range(protocol.num_seeds if method.seeds is None else method.seeds)
+    backbone, view, spec, root = resolve(args.subject, args.images)
+    file, prefix = weights_file(args)
+    images = {"data": spec, "data_root": str(root) if root else None, "view": view}
+    out = result_file(args, protocol.id, images)
+    encoder, _ = backbone.build()
+    account = load(encoder, file, prefix)
+    train_set, test_set = spec.open(root, "train"), spec.open(root, "test")
+    check_sets(train_set, test_set, method.knn_k, method.knn_temperature)
+    encoders: dict[str, torch.nn.Module] = {"pretrained": encoder}
+    if args.subject.random_baseline:
+        torch.manual_seed(0)
+        encoders |= {"random init": backbone.build()[0], PIXELS: Pixels()}
+
+    def compute() -> tuple[list[Row], str]:
+        extractor = Extractor(encoders, view, world, place.workers, place.batch_size)
+        rows = evaluate(extractor, train_set, test_set, protocol, seeds, method.knn_k, method.knn_temperature)
+        chosen = []
+        for row in rows:
+            if row.selected:
+                edge = ", at the edge of the grid" if row.selected["lr_at_edge_of_grid"] else ""
+                found = "lr {lr:.2g}, weight decay {weight_decay:g}: {holdout_top1:.2f} %".format(**row.selected)
+                chosen.append(f"chosen for {row.encoder} on held-out train images: {found}{edge}")
+        return rows, "\n".join([format_table(rows), "", *chosen]).rstrip()
+
+    where = root or spec
+    return Part(
+        out,
+        {"id": protocol.id, **describe(protocol)},
+        {
+            "weights": account,
+            "backbone": backbone,
+            **images,
+            "store": store_of(train_set),
+            "num_train": len(train_set),
+            "num_test": len(test_set),
+            "classes": train_set.classes,
+            "seeds": list(seeds),
+        },
+        (
+            str(account),
+            f"data: {len(train_set)} train, {len(test_set)} test images, {len(train_set.classes)} classes: {where}",
+            f"view: {view}",
+            f"protocol {protocol.id}, seeds {list(seeds)}, {world.device}",
+        ),
+        compute,
+    )
+
+
+def weights_file(args: Arguments) -> tuple[Path, str | None]:
+    """Returns (the file that holds the encoder, its keys' prefix if that is known).
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    run, weights = args.subject.run, args.subject.weights
+    if run is None:
+        assert weights is not None
+        if not weights.is_file():
+            raise ValueError(f"--weights {weights}: no such file")
+        return weights, args.subject.prefix
+    file, is_checkpoint = weights_of(run, "encoder/model.safetensors")
+    return file, "encoder." if is_checkpoint else ""
