@@ -76,6 +76,13 @@ class Images:
     std: Annotated[
         tuple[float, float, float] | None, _unset("R G B", "in 0..1; left out: the run's, or ImageNet's")
     ] = None
+    subset: Annotated[
+        Literal["1%", "10%"] | None,
+        _unset("1%|10%", "train on a part: with --subset-file SimCLR's, else as many images of every class"),
+    ] = None
+    subset_file: Annotated[
+        Path | None, _unset("FILE", "train on the images that FILE names, one a line: SimCLR's list, or your own")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +212,8 @@ def _check_together(args: Arguments) -> None:
                     f"--{field.name.replace('_', '-')} is the probe's, which --zero-shot and --retrieval leave out: "
                     f"add --protocol {DEFAULT} for it"
                 )
+        if args.images.subset or args.images.subset_file:
+            raise ValueError(f"--subset is of the probe's training images: add --protocol {DEFAULT} for a probe")
     results = [args.probe, captions.zero_shot, captions.retrieval]
     num_results = sum(asked is not None for asked in results)
     if args.place.out is not None and num_results > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from .features import Extractor, Pixels
 from .protocols import Protocol
 from .results import Part, result_file
 from .run_folder import weights_of
+from .subset import described, part_of, subset_of
 from .table import PIXELS, Row, check_sets, evaluate, format_table
 from .weights import load
 
@@ -30,10 +32,13 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
     backbone, view, spec, root = resolve(args.subject, args.images)
     file, prefix = weights_file(args)
     images = {"data": spec, "data_root": str(root) if root else None, "view": view}
+    if subset := subset_of(args.images):
+        protocol = replace(protocol, subset=subset.id)
     out = result_file(args, protocol.id, images)
     encoder, _ = backbone.build()
     account = load(encoder, file, prefix)
-    train_set, test_set = spec.open(root, "train"), spec.open(root, "test")
+    all_train, test_set = spec.open(root, "train"), spec.open(root, "test")
+    train_set = part_of(all_train, subset)
     check_sets(train_set, test_set, method.knn_k, method.knn_temperature)
     encoders: dict[str, torch.nn.Module] = {"pretrained": encoder}
     if args.subject.random_baseline:
@@ -59,7 +64,8 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
             "weights": account,
             "backbone": backbone,
             **images,
-            "store": store_of(train_set),
+            "store": store_of(all_train),
+            "subset": described(subset, train_set) if subset else None,
             "num_train": len(train_set),
             "num_test": len(test_set),
             "classes": train_set.classes,

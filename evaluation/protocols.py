@@ -10,6 +10,11 @@ WEIGHT_DECAYS = (0.0, 1e-2)
 KNN_K, KNN_TEMPERATURE = 20, 0.07  # the defaults of solo-learn (9187ea3); DINOv2 (b8931f7) has them among others
 
 
+def on_subset(name: str, subset: str) -> str:
+    """Returns the name of a protocol or metric that is given a part of the training images, or all (subset "")."""
+    return f"{name}-{subset}" if subset else name
+
+
 @dataclass(frozen=True)
 class Cached:
     """Heads on features that are computed once, without augmentation: for everyday use.
@@ -24,6 +29,7 @@ class Cached:
         batch_size: rows of a step, at most the set.
         holdout: the part of each class the pair is chosen on.
         num_seeds: of order and initial head, if not said otherwise.
+        subset: what part of the training images it is given, such as "1pct-balanced"; "": all.
     """
 
     epochs: int | None = None
@@ -33,11 +39,12 @@ class Cached:
     lrs: tuple[float, ...] = LRS
     weight_decays: tuple[float, ...] = WEIGHT_DECAYS
     num_seeds: int = 3
+    subset: str = ""
 
     @property
     def id(self) -> str:
-        """Returns "cached", or "cached-30ep" where the epochs were chosen."""
-        return "cached" if self.epochs is None else f"cached-{self.epochs}ep"
+        """Returns "cached", "cached-30ep" where the epochs were chosen, "cached-1pct-balanced" on a part of train."""
+        return on_subset("cached" if self.epochs is None else f"cached-{self.epochs}ep", self.subset)
 
     def num_steps(self, num_train: int) -> int:
         """Returns the steps for `num_train` rows."""
@@ -56,6 +63,7 @@ class Augmented:
         name: whose protocol.
         epochs, batch_size, lr, weight_decay: the paper's (lr not scaled by the batch).
         num_seeds: of order, crops and head, if not said otherwise.
+        subset: what part of the training images it is given; "": all.
     """
 
     name: str
@@ -64,11 +72,12 @@ class Augmented:
     lr: float
     weight_decay: float
     num_seeds: int = 1
+    subset: str = ""
 
     @property
     def id(self) -> str:
-        """Returns "bt-100ep"."""
-        return f"{self.name}-{self.epochs}ep"
+        """Returns "bt-100ep", or "bt-100ep-1pct-simclr" on a part of train."""
+        return on_subset(f"{self.name}-{self.epochs}ep", self.subset)
 
 
 Protocol = Cached | Augmented

@@ -17,7 +17,7 @@ from . import knn
 from .augmented import train_head, train_view
 from .features import Extractor, Pixels
 from .linear import fit
-from .protocols import KNN_K, KNN_TEMPERATURE, Augmented, Cached, Protocol
+from .protocols import KNN_K, KNN_TEMPERATURE, Augmented, Cached, Protocol, on_subset
 
 PIXELS = "raw pixels"
 
@@ -115,7 +115,8 @@ def evaluate(
             metrics = {key: metric for key, metric in metrics.items() if "top5" not in key}
         found = knn.top1(train[name], labels, test[name], test_labels, num_classes, k, temperature, device)
         named = {f"linear-{protocol.id}/{key}": metric for key, metric in metrics.items()}
-        rows.append(Row(name, {**named, f"{knn.metric_name(k, temperature)}/top1": Metric((found,))}, selected))
+        neighbours = on_subset(knn.metric_name(k, temperature), protocol.subset)
+        rows.append(Row(name, {**named, f"{neighbours}/top1": Metric((found,))}, selected))
     return rows
 
 

@@ -1,11 +1,20 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from augmentations import Center
+from data import ImageFolder
 from data.sets import Pixels
+from models import Backbone
+from models.export import export_encoder
+from training.recipe import describe
+
+SPEC = Backbone("resnet10t", {"channels": (8, 8, 8, 8)})  # of `run`
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +66,36 @@ def gaussians():
         return torch.tensor(rows, dtype=torch.float32), torch.tensor(labels)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Returns a folder of seven classes that differ in colour, 6 train and 3 val images each, PNG, 20 x 24 pixels."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for label, colour in enumerate(rng.uniform(40, 220, size=(7, 3))):
+        for split, num in (("train", 6), ("val", 3)):
+            (root / split / f"c{label}").mkdir(parents=True)
+            for i in range(num):
+                pixels = np.clip(colour + rng.normal(0, 8, size=(20, 24, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / f"c{label}" / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def run(tmp_path, images):
+    """Returns the folder of a finished run, as pretrain.py leaves it."""
+    view, folder = Center(resize=18, size=16, mean=(0.4, 0.4, 0.4)), tmp_path / "run"
+    described = {
+        "objective": {"kind": "JointEmbedding", "encoder": describe(SPEC)},
+        "eval_view": describe(view),
+        "data": describe(ImageFolder()),
+    }
+    folder.mkdir()
+    (folder / "recipe.json").write_text(json.dumps({"format": 1, "recipe": "test", "described": described}))
+    attempts = [{"folder": str(tmp_path), "place": {"data": str(images)}}]
+    (folder / "environment.json").write_text(json.dumps({"attempts": attempts}))
+    torch.manual_seed(0)
+    preprocessing = {"input_size": (3, 16, 16), "mean": view.mean, "std": view.std}
+    export_encoder(SPEC.build()[0], SPEC, folder / "encoder", preprocessing)
+    return folder
