@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from augmentations import PROBE_TRAIN, Center, View
 from data import ImageSet
 
+from .classifier import Head
 from .features import frozen
 from .images import Rows, batches, progress
 from .protocols import Augmented
@@ -44,8 +45,8 @@ def train_head(
     device: torch.device,
     workers: int,
     seed: int,
-) -> Curve:
-    """Returns the test accuracy of a linear head after each epoch of training it on augmented images.
+) -> tuple[Head, Curve]:
+    """Returns a linear head that was trained on augmented images, and its test accuracy after each epoch.
 
     The encoder is frozen and the test view is fixed, so the test features are computed once, which the official code
     does anew after every epoch. An epoch's last batch is the rest, as there.
@@ -96,7 +97,7 @@ def train_head(
                 first, fifth = _accuracy(head, test_features, test_labels)
                 right1.append(first)
                 right5.append(fifth)
-    return Curve(tuple(right1), tuple(right5))
+    return Head(head.weight.detach().T, head.bias.detach()), Curve(tuple(right1), tuple(right5))
 
 
 def _order(num: int, batch: int, epochs: int, seed: int) -> Iterator[Rows]:

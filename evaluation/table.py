@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,9 @@ from parallel import World
 
 from . import knn
 from .augmented import train_head, train_view
+from .classifier import Classifier
 from .features import Extractor, Pixels
+from .intervals import Metric
 from .linear import fit
 from .protocols import KNN_K, KNN_TEMPERATURE, Augmented, Cached, Protocol, on_subset
 
@@ -23,33 +24,16 @@ PIXELS = "raw pixels"
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One accuracy in percent, a value a seed (one value where nothing is random)."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Returns the mean over seeds."""
-        return statistics.fmean(self.values)
-
-    @property
-    def std(self) -> float | None:
-        """Returns the sample standard deviation over seeds, or None for one value."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    def __str__(self) -> str:
-        """Returns "91.23 ± 0.04"."""
-        return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
-
-
-@dataclass(frozen=True)
 class Row:
-    """One encoder's accuracies by name ("linear-cached/top1", "knn-k20-T0.07/top1") and what was selected for them."""
+    """One encoder's accuracies by name ("linear-cached/top1", "knn-k20-T0.07/top1") and what was selected for them.
+
+    predicted: classes of the test images by the linear probe's first seed, (M,) int64, for pictures; None: no probe.
+    """
 
     encoder: str
     metrics: dict[str, Metric]
     selected: dict[str, Any] = field(default_factory=dict)
+    predicted: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def check_sets(train_set: ImageSet, test_set: ImageSet, k: int, temperature: float) -> None:
@@ -99,25 +83,26 @@ def evaluate(
     rows = []
     for name, encoder in extractor.encoders.items():
         if isinstance(protocol, Cached):
-            heads, choice = fitted[name]
-            top1, top5, _ = heads.score(test[name], test_labels)
-            metrics = {"top1": Metric(tuple(top1[:, 0].tolist())), "top5": Metric(tuple(top5[:, 0].tolist()))}
-            selected = {
-                "lr": choice.setting.lr,
-                "weight_decay": choice.setting.weight_decay,
-                "holdout_top1": choice.holdout_top1,
-                "lr_at_edge_of_grid": choice.at_edge,
-            }
+            classifier, candidates = fitted[name]
+            beside = candidates.best_on_test(test[name], test_labels)
         else:
-            metrics = _augmented(encoder, extractor, train_set, test[name], test_labels, protocol, seeds)
-            selected = {}
+            classifier, beside = _augmented(encoder, extractor, train_set, test[name], test_labels, protocol, seeds)
+        top = classifier.top(test[name])
+        metrics = accuracies(top, test_labels) | beside
         if num_classes <= 5:
             metrics = {key: metric for key, metric in metrics.items() if "top5" not in key}
-        found = knn.top1(train[name], labels, test[name], test_labels, num_classes, k, temperature, device)
+        found = knn.predict(train[name], labels, test[name], num_classes, k, temperature, device)
         named = {f"linear-{protocol.id}/{key}": metric for key, metric in metrics.items()}
         neighbours = on_subset(knn.metric_name(k, temperature), protocol.subset)
-        rows.append(Row(name, {**named, f"{neighbours}/top1": Metric((found,))}, selected))
+        named[f"{neighbours}/top1"] = Metric.of((found == test_labels)[None])
+        rows.append(Row(name, named, dict(classifier.selected), top[0, :, 0]))
     return rows
+
+
+def accuracies(top: Tensor, labels: Tensor) -> dict[str, Metric]:
+    """Returns {"top1": ..., "top5": ...} of the classes that `Classifier.top` gives, (S, M, k), labels (M,)."""
+    hit = top == labels[:, None]
+    return {"top1": Metric.of(hit[..., 0]), "top5": Metric.of(hit.any(dim=2))}
 
 
 def _augmented(
@@ -128,15 +113,16 @@ def _augmented(
     test_labels: Tensor,
     protocol: Augmented,
     seeds: Sequence[int],
-) -> dict[str, Metric]:
+) -> tuple[Classifier, dict[str, Metric]]:
     crop, device, workers = train_view(extractor.view), extractor.device, extractor.workers
-    curves = [
-        train_head(encoder, train_set, test_features, test_labels, crop, protocol, device, workers, seed)
-        for seed in seeds
-    ]
-    return {
-        "top1": Metric(tuple(curve.top1[-1] for curve in curves)),
-        "top5": Metric(tuple(curve.top5[-1] for curve in curves)),
+    heads, curves = zip(
+        *(
+            train_head(encoder, train_set, test_features, test_labels, crop, protocol, device, workers, seed)
+            for seed in seeds
+        ),
+        strict=True,
+    )
+    return Classifier(heads), {
         "top1-best-epoch-on-test": Metric(tuple(max(curve.top1) for curve in curves)),
         "top5-best-epoch-on-test": Metric(tuple(max(curve.top5) for curve in curves)),
     }
@@ -166,12 +152,19 @@ def compare(
 
 
 def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Returns the rows as JSON: each metric with its mean, standard deviation, n and values, and what was selected."""
+    """Returns the rows as JSON: each metric with mean, standard deviation, values and interval; what was selected."""
     return [
         {
             "encoder": row.encoder,
             "metrics": {
-                name: {"mean": metric.mean, "std": metric.std, "n": len(metric.values), "values": list(metric.values)}
+                name: {
+                    "mean": metric.mean,
+                    "std": metric.std,
+                    "n": len(metric.values),
+                    "values": list(metric.values),
+                    "interval": metric.interval,
+                    "num_images": metric.num_images,
+                }
                 for name, metric in row.metrics.items()
             },
             "selected": row.selected,
@@ -194,4 +187,6 @@ def format_table(rows: Sequence[Row]) -> str:
     ]
     counts = sorted({len(metric.values) for row in rows for metric in row.metrics.values()} - {1})
     spread = f"; mean ± standard deviation over {counts[-1]} seeds of the probe" if counts else ""
-    return "\n".join([*lines, f"accuracy on the test split in %{spread}"])
+    images = {metric.num_images for row in rows for metric in row.metrics.values() if metric.num_images}
+    drawn = f"; [95 % bootstrap over {' or '.join(map(str, sorted(images)))} test images]" if images else ""
+    return "\n".join([*lines, f"accuracy on the test split in %{spread}{drawn}"])

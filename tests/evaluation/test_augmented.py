@@ -17,7 +17,7 @@ TINY = Augmented("bt", epochs=4, batch_size=16, lr=0.3, weight_decay=1e-2)
 
 def curve(encoder, train_set, test_set, protocol=TINY, workers=0, seed=0):
     test, labels = extract(encoder, test_set, VIEW, 16, CPU, 0)
-    return train_head(encoder, train_set, test, labels, train_view(VIEW), protocol, CPU, workers, seed)
+    return train_head(encoder, train_set, test, labels, train_view(VIEW), protocol, CPU, workers, seed)[1]
 
 
 def test_equals_the_plain_loop(colours, encoder):

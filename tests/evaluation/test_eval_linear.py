@@ -36,9 +36,13 @@ def test_a_run_is_evaluated_on_its_own_images(run, images, capsys):
     result = json.loads((run / "eval" / "cached-2ep.json").read_text())
     assert [row["encoder"] for row in result["rows"]] == ["pretrained", "random init", "raw pixels"]
     metrics = result["rows"][0]["metrics"]
-    assert list(metrics) == ["linear-cached-2ep/top1", "linear-cached-2ep/top5", "knn-k3-T0.07/top1"]
-    assert [metric["n"] for metric in metrics.values()] == [2, 2, 1]
+    linear = [f"linear-cached-2ep/{name}" for name in ("top1", "top5", "top1-best-head-on-test")]
+    assert list(metrics) == [*linear, "knn-k3-T0.07/top1"]
+    assert [metric["n"] for metric in metrics.values()] == [2, 2, 1, 1]
+    assert [metric["num_images"] for metric in metrics.values()] == [21, 21, None, 21]
     top1 = metrics["linear-cached-2ep/top1"]
+    low, high = top1["interval"]
+    assert low <= top1["mean"] <= high
     assert top1["mean"] == pytest.approx(np.mean(top1["values"]))
     assert top1["std"] == pytest.approx(np.std(top1["values"], ddof=1))
     assert result["rows"][2]["metrics"]["knn-k3-T0.07/top1"]["mean"] == 100  # the colours are far apart

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from evaluation.linear import Setting, choose, fit, holdout, train_heads
 from evaluation.protocols import Cached
+from evaluation.table import accuracies
 
 CPU = torch.device("cpu")
 SHORT = Cached(min_steps=60, batch_size=64)
@@ -39,12 +40,12 @@ def test_within_a_point_of_logistic_regression(gaussians, num, width, classes, d
         for decay in (0, 1e-4, 1e-3, 1e-2, 1e-1)
     )
     assert 40 < best < 98  # neither chance nor saturated: a worse probe would show
-    heads, choice = fit(x, y, classes, Cached(), [0, 1], CPU)
-    top1, top5, _ = heads.score(test, test_y)
-    assert top1.shape == (2, 1)
-    assert abs(float(top1.mean()) - best) < 1
-    assert bool((top5 >= top1).all())
-    assert not choice.at_edge
+    classifier, _ = fit(x, y, classes, Cached(), [0, 1], CPU)
+    top1, top5 = accuracies(classifier.top(test), test_y).values()
+    assert len(top1.values) == 2
+    assert abs(top1.mean - best) < 1
+    assert top5.mean >= top1.mean
+    assert not classifier.selected["lr_at_edge_of_grid"]
 
 
 def test_two_gaussians_reach_the_bayes_rate(gaussians):
@@ -52,8 +53,8 @@ def test_two_gaussians_reach_the_bayes_rate(gaussians):
     x, y = gaussians(20_000, 16, 2, distance, seed=1)
     test, test_y = gaussians(100_000, 16, 2, distance, seed=2)
     bayes = 100 * 0.5 * (1 + math.erf(distance / 2 / math.sqrt(2)))  # Phi(distance / 2)
-    heads, _ = fit(x, y, 2, Cached(), [0], CPU)
-    assert float(heads.score(test, test_y)[0]) == pytest.approx(bayes, abs=0.4)
+    classifier, _ = fit(x, y, 2, Cached(), [0], CPU)
+    assert accuracies(classifier.top(test), test_y)["top1"].mean == pytest.approx(bayes, abs=0.4)
 
 
 def test_a_head_is_what_torch_trains(gaussians):
@@ -121,10 +122,10 @@ def test_scale_and_offset_of_a_feature_do_not_matter(gaussians):
 @pytest.mark.parametrize("value", [0.0, 3.7, -1e6])
 def test_a_collapsed_encoder_gives_chance(value):
     y = torch.arange(200) % 5
-    heads, _ = fit(torch.full((200, 6), value), y, 5, SHORT, [0], CPU)
-    top1, top5, _ = heads.score(torch.full((200, 6), value), y)
-    assert float(top1) == pytest.approx(20)
-    assert float(top5) == 100
+    classifier, candidates = fit(torch.full((200, 6), value), y, 5, SHORT, [0], CPU)
+    x = torch.full((200, 6), value)
+    found = accuracies(classifier.top(x), y) | candidates.best_on_test(x, y)
+    assert [metric.mean for metric in found.values()] == pytest.approx([20, 100, 20])
 
 
 def test_holdout_is_a_tenth_of_every_class():
@@ -149,7 +150,8 @@ def test_the_learning_rate_is_chosen_on_rows_of_train(gaussians):
     """A grid of which one rate only can learn: it is the one taken, and the seeds differ in what they then train."""
     x, y = gaussians(600, 16, 4, 4.0, seed=1)
     protocol = replace(SHORT, lrs=(1e-9, 1e-1, 1e-8), weight_decays=(0.0,))
-    heads, choice = fit(x, y, 4, protocol, [0, 1, 2], CPU)
-    assert choice.setting == Setting(1e-1, 0.0)
-    assert choice.holdout_top1 > 80
-    assert len(torch.unique(heads.weight.flatten(1), dim=0)) == 3
+    classifier, _ = fit(x, y, 4, protocol, [0, 1, 2], CPU)
+    selected = classifier.selected
+    assert (selected["lr"], selected["weight_decay"], selected["lr_at_edge_of_grid"]) == (1e-1, 0.0, True)
+    assert selected["holdout_top1"] > 80
+    assert len(torch.unique(torch.stack([head.weight.flatten() for head in classifier.heads]), dim=0)) == 3

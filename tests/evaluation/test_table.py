@@ -1,9 +1,9 @@
-import numpy as np
 import pytest
 import torch
 
 from augmentations import Center
 from evaluation import table
+from evaluation.classifier import Head
 from evaluation.features import Extractor, Pixels
 from evaluation.protocols import Augmented, Cached
 from evaluation.table import Metric, Row, check_sets, compare, evaluate, format_table
@@ -30,8 +30,13 @@ def test_compare_separates_what_sees_from_what_does_not(colours):
     rows = compare({"good": Pixels(1), "blind": Blind()}, train_set, test_set, VIEW, ALONE, 0, seed=4, num_seeds=2)
     assert [row.encoder for row in rows] == ["good", "blind", "raw pixels"]
     names = ["linear-cached/top1", "linear-cached/top5", "knn-k20-T0.07/top1"]
-    assert all(list(row.metrics) == names for row in rows)
+    beside = "linear-cached/top1-best-head-on-test"
+    assert all(list(row.metrics) == [*names[:2], beside, names[2]] for row in rows)
     good, blind, _ = rows
+    assert good.predicted is not None
+    hits = 100 * float((good.predicted == torch.as_tensor(test_set.labels)).double().mean())
+    assert hits == pytest.approx(good.metrics[names[0]].values[0])
+    assert [good.metrics[name].num_images for name in (names[0], beside)] == [120, None]
     assert [len(good.metrics[name].values) for name in names] == [2, 2, 1]
     assert good.metrics[names[0]].mean > 90
     assert good.metrics[names[2]].mean > 90
@@ -94,12 +99,16 @@ def test_the_papers_protocol_reports_the_last_epoch_and_names_the_best(colours, 
     def table_curve(seed):
         from evaluation.augmented import Curve
 
-        return Curve((10.0 + seed, 50.0, 40.0 + seed), (60.0, 90.0, 80.0))
+        bias = -torch.arange(6.0) + 10 * (torch.arange(6) == seed)  # answers class `seed`, then 0, 1, 2, ... in order
+        head = Head(torch.zeros(3, 6), bias)
+        return head, Curve((10.0 + seed, 50.0, 40.0 + seed), (60.0, 90.0, 80.0))
 
     protocol = Augmented("bt", epochs=3, batch_size=8, lr=0.3, weight_decay=0)
-    (row,) = evaluate(extractor({"a": Pixels(1)}), colours(30, 6), colours(12, 6), protocol, [0, 2])
-    assert row.metrics["linear-bt-3ep/top1"] == Metric((40.0, 42.0))
-    assert row.metrics["linear-bt-3ep/top5"] == Metric((80.0, 80.0))
+    (row,) = evaluate(extractor({"a": Pixels(1)}), colours(30, 6), colours(9, 6), protocol, [0, 4])
+    assert row.metrics["linear-bt-3ep/top1"].values == pytest.approx((100 * 2 / 9, 100 / 9))
+    assert row.metrics["linear-bt-3ep/top5"].values == pytest.approx((100 * 8 / 9, 100 * 8 / 9))
+    assert row.predicted is not None
+    assert row.predicted.tolist() == [0] * 9
     assert row.metrics["linear-bt-3ep/top1-best-epoch-on-test"] == Metric((50.0, 50.0))
     assert row.metrics["linear-bt-3ep/top5-best-epoch-on-test"] == Metric((90.0, 90.0))
 
@@ -107,7 +116,7 @@ def test_the_papers_protocol_reports_the_last_epoch_and_names_the_best(colours, 
 def test_top5_of_five_classes_says_nothing_and_is_left_out(colours):
     sets = [colours(40, 6, seed, num_classes=5) for seed in (1, 2)]
     (row,) = evaluate(extractor({"a": Pixels(1)}), *sets, SHORT, [0])
-    assert list(row.metrics) == ["linear-cached/top1", "knn-k20-T0.07/top1"]
+    assert list(row.metrics) == ["linear-cached/top1", "linear-cached/top1-best-head-on-test", "knn-k20-T0.07/top1"]
 
 
 def test_splits_that_do_not_fit_are_refused(colours):
@@ -120,14 +129,6 @@ def test_splits_that_do_not_fit_are_refused(colours):
         check_sets(train_set, test_set, 5, 0.07)
     with pytest.raises(ValueError, match="k 31"):
         check_sets(train_set, train_set, 31, 0.07)
-
-
-def test_mean_and_spread():
-    metric = Metric((90.0, 92.0, 94.0))
-    assert metric.mean == 92
-    assert metric.std == pytest.approx(np.std([90, 92, 94], ddof=1))
-    assert str(metric) == "92.00 ± 2.00"
-    assert (Metric((81.25,)).std, str(Metric((81.25,)))) == (None, "81.25")
 
 
 def test_the_table_lines_up():
