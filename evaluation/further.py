@@ -1,0 +1,140 @@
+"""Further test sets of the classes that a head was trained on: ImageNet-V2, -A, -R, ReaL labels, or any of your own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from data import ImageSet
+from data.folder import scan
+
+REAL = "ReaL"
+SHOWN = 5  # names in a message
+_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
+
+
+@dataclass(frozen=True)
+class FurtherSet:
+    """Labelled images, and how they are counted.
+
+    name: what rows of the table call it.
+    images: in any order.
+    columns: the classes among which a head chooses, as positions in those it was trained on, (C',) rising.
+    right: of each image the positions in `columns` that are right; images without any are not counted.
+    known: what its classes are found to be, such as "the 200 classes of ImageNet-A"; "" for a set of one's own.
+    """
+
+    name: str
+    images: ImageSet
+    columns: np.ndarray
+    right: Sequence[Sequence[int]]
+    known: str = ""
+
+    def __str__(self) -> str:
+        """Returns a line to print."""
+        counted = sum(map(bool, self.right))
+        about = f", {self.known}" if self.known else ""
+        return f"test {self.name}: {counted} images, {len(self.columns)} classes{about}"
+
+
+def open_test_set(folder: Path, classes: Sequence[str]) -> FurtherSet:
+    """Returns the images of `folder/<class>/**`, with the choice among the classes that it has.
+
+    Its classes may be some of those that the head was trained on. Folders that are called by number, as ImageNet-V2's
+    are, mean the position in them.
+
+    Raises:
+        ValueError: the folder is missing or empty, a class is none of the head's, or the folder is called imagenet-a or
+            imagenet-r and has other classes than that set.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"--test {folder}: no such folder")
+    images = scan(folder)
+    names = list(images.classes)
+    if _are_numbers(names) and not _are_numbers(classes):
+        outside = [name for name in names if int(name) >= len(classes)]
+        positions = [int(name) for name in names]
+    else:
+        position = {name: place for place, name in enumerate(classes)}
+        outside = [name for name in names if name not in position]
+        positions = [position.get(name, 0) for name in names]
+    if outside:
+        raise ValueError(
+            f"--test {folder}: {len(outside)} of its {len(names)} classes are not among the {len(classes)} that heads "
+            f"are trained on ({_some(outside)})"
+        )
+    columns = np.array(sorted(positions))
+    place = np.searchsorted(columns, positions)  # of the folder's classes: 10 comes before 2 there
+    right = [(int(column),) for column in place[images.labels]]
+    return FurtherSet(folder.name, images, columns, right, _known(folder, [classes[column] for column in columns]))
+
+
+def real_labels(images: ImageSet) -> FurtherSet:
+    """Returns ImageNet's validation images with the labels of ReaL: any of an image's is right, and some have none.
+
+    Raises:
+        ValueError: classes that are no synsets of ImageNet-1k, or names other than ILSVRC2012_val_00000001.JPEG.
+
+    Source: arXiv 2006.07159; the labels are timm's (timm/data/_info/imagenet_real_labels.json).
+    """
+    synsets = _listed("imagenet_synsets.txt")
+    strange = [name for name in images.classes if name not in set(synsets)]
+    if strange:
+        raise ValueError(f"--real: {len(strange)} test classes are no synsets of ImageNet-1k ({_some(strange)})")
+    place = {synset: column for column, synset in enumerate(images.classes)}
+    labels = json.loads(_text("imagenet_real_labels.json"))
+    right = []
+    for row in range(len(images)):
+        name = images.name(row).rpartition("/")[2]
+        found = _VAL.fullmatch(name)
+        if not found or not 1 <= int(found[1]) <= len(labels):
+            raise ValueError(
+                f"--real: {images.name(row)} is no image of ImageNet's validation set (ILSVRC2012_val_...)"
+            )
+        of_image = (synsets[label] for label in labels[int(found[1]) - 1])
+        right.append(tuple(place[synset] for synset in of_image if synset in place))
+    if not any(right):
+        raise ValueError("--real: none of the test images has a label")
+    return FurtherSet(REAL, images, np.arange(len(images.classes)), right)
+
+
+def _known(folder: Path, synsets: list[str]) -> str:
+    """Returns which published set has these classes. Raises ValueError where the folder's name says another one."""
+    for letter in "ar":
+        expected = _listed(f"imagenet_{letter}_synsets.txt")
+        if synsets == expected:
+            return f"the {len(expected)} classes of ImageNet-{letter.upper()}"
+        if re.fullmatch(f"imagenet[-_]{letter}", folder.name, re.IGNORECASE):
+            missing = [name for name in expected if name not in synsets]
+            more = [name for name in synsets if name not in expected]
+            found = "; ".join(
+                f"{len(names)} {what} ({_some(names)})"
+                for names, what in ((missing, "missing"), (more, "too many"))
+                if names
+            )
+            raise ValueError(f"--test {folder}: not the classes of ImageNet-{letter.upper()}: {found}")
+    return "all classes of ImageNet-1k" if synsets == _listed("imagenet_synsets.txt") else ""
+
+
+@cache
+def _listed(name: str) -> list[str]:
+    return _text(name).split()
+
+
+def _text(name: str) -> str:
+    return (resources.files("timm.data") / "_info" / name).read_text(encoding="utf-8")
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(name.isascii() and name.isdigit() for name in names)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
