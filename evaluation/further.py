@@ -26,14 +26,14 @@ class FurtherSet:
 
     name: what rows of the table call it.
     images: in any order.
-    columns: the classes among which a head chooses, as positions in those it was trained on, (C',) rising.
-    right: of each image the positions in `columns` that are right; images without any are not counted.
+    classes: which of the classes that a head was trained on it may answer here, (K,) rising.
+    right: of each image which of them are right; images without any are not counted.
     known: what its classes are found to be, such as "the 200 classes of ImageNet-A"; "" for a set of one's own.
     """
 
     name: str
     images: ImageSet
-    columns: np.ndarray
+    classes: np.ndarray
     right: Sequence[Sequence[int]]
     known: str = ""
 
@@ -41,7 +41,7 @@ class FurtherSet:
         """Returns a line to print."""
         counted = sum(map(bool, self.right))
         about = f", {self.known}" if self.known else ""
-        return f"test {self.name}: {counted} images, {len(self.columns)} classes{about}"
+        return f"test {self.name}: {counted} images, {len(self.classes)} classes{about}"
 
 
 def open_test_set(folder: Path, classes: Sequence[str]) -> FurtherSet:
@@ -70,10 +70,9 @@ def open_test_set(folder: Path, classes: Sequence[str]) -> FurtherSet:
             f"--test {folder}: {len(outside)} of its {len(names)} classes are not among the {len(classes)} that heads "
             f"are trained on ({_some(outside)})"
         )
-    columns = np.array(sorted(positions))
-    place = np.searchsorted(columns, positions)  # of the folder's classes: 10 comes before 2 there
-    right = [(int(column),) for column in place[images.labels]]
-    return FurtherSet(folder.name, images, columns, right, _known(folder, [classes[column] for column in columns]))
+    allowed = sorted(positions)
+    right = [(positions[label],) for label in images.labels]
+    return FurtherSet(folder.name, images, np.array(allowed), right, _known(folder, [classes[c] for c in allowed]))
 
 
 def real_labels(images: ImageSet) -> FurtherSet:
@@ -88,7 +87,7 @@ def real_labels(images: ImageSet) -> FurtherSet:
     strange = [name for name in images.classes if name not in set(synsets)]
     if strange:
         raise ValueError(f"--real: {len(strange)} test classes are no synsets of ImageNet-1k ({_some(strange)})")
-    place = {synset: column for column, synset in enumerate(images.classes)}
+    place = {synset: position for position, synset in enumerate(images.classes)}
     labels = json.loads(_text("imagenet_real_labels.json"))
     right = []
     for row in range(len(images)):

@@ -33,16 +33,17 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
 class _WholeBatch:
     """The forward of BatchNorm with mean and variance over all ranks, built from differentiable sums.
 
-    Two passes (mean, then centred squares) as precise as torch's own; every rank must hold the same number of rows.
+    Two passes (mean, then centred squares) as precise as torch's own. Ranks may hold unlike numbers of rows, or none.
     Source of the running-statistics rule: torch.nn.BatchNorm (biased variance normalises, unbiased is remembered).
     """
 
     def _normalise(self: _BatchNorm, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        count = x.numel() // x.shape[1] * world_size()
         high = x if x.dtype == torch.float64 else x.float()
-        mean = all_reduce_sum(high.sum(axes)) / count
+        sums = all_reduce_sum(torch.cat([high.sum(axes), high.new_full((1,), x.numel() // x.shape[1])]))
+        count = float(sums[-1])
+        mean = sums[:-1] / count
         centred = high - mean.view(shape)
         variance = all_reduce_sum(centred.square().sum(axes)) / count
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:

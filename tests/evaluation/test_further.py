@@ -32,8 +32,8 @@ def validation(*numbers: int, classes: tuple[str, ...]) -> Pixels:
 
 def test_a_test_set_may_have_some_of_the_classes(tmp_path):
     further = open_test_set(folder(tmp_path / "sketches", "dog", "ant", num=2), ["ant", "bee", "cat", "dog"])
-    assert further.columns.tolist() == [0, 3]
-    assert further.right == [(0,), (0,), (1,), (1,)]
+    assert further.classes.tolist() == [0, 3]
+    assert further.right == [(0,), (0,), (3,), (3,)]
     assert str(further) == "test sketches: 4 images, 2 classes"
 
 
@@ -42,7 +42,7 @@ def test_folders_called_by_number_are_positions_not_names(tmp_path):
     classes = [f"n{i:08d}" for i in range(12)]
     further = open_test_set(folder(tmp_path / "v2", *map(str, range(12))), classes)
     assert [further.images.classes[label] for label in further.images.labels][:4] == ["0", "1", "10", "11"]
-    assert further.columns.tolist() == list(range(12))
+    assert further.classes.tolist() == list(range(12))
     assert further.right[:4] == [(0,), (1,), (10,), (11,)]
     named = open_test_set(tmp_path / "v2", sorted(map(str, range(12))))  # classes that are called so themselves
     assert named.right == [(i,) for i in range(12)]
@@ -52,8 +52,8 @@ def test_published_sets_are_known_by_their_classes(tmp_path):
     further = open_test_set(folder(tmp_path / "imagenet-a", *IMAGENET_A), SYNSETS)
     assert "ImageNet-A" in str(further)
     indices = [int(index) for index in (INFO / "imagenet_a_indices.txt").read_text().split()]
-    assert further.columns.tolist() == indices
-    assert further.right == [(i,) for i in range(200)]
+    assert further.classes.tolist() == indices
+    assert further.right == [(index,) for index in indices]
     (tmp_path / "imagenet-a" / IMAGENET_A[3] / "0.png").unlink()
     (tmp_path / "imagenet-a" / IMAGENET_A[3]).rmdir()
     with pytest.raises(ValueError, match=f"not the classes of ImageNet-A: 1 missing .{IMAGENET_A[3]}"):
