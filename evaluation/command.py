@@ -83,6 +83,15 @@ class Images:
     subset_file: Annotated[
         Path | None, _unset("FILE", "train on the images that FILE names, one a line: SimCLR's list, or your own")
     ] = None
+    test: Annotated[
+        tuple[Path, ...],
+        _unset("DIR ...", "count the same heads on further test sets, too, a folder a class: ImageNet-V2, -A, -R, ..."),
+    ] = ()
+    real: Annotated[bool, tyro.conf.arg(help="count them by ImageNet's ReaL labels, too")] = False
+    transfer: Annotated[
+        tuple[Path, ...],
+        _unset("DIR ...", "the same for further data, each with heads of its own: folders as --data takes them"),
+    ] = ()
 
 
 @dataclass(frozen=True)
@@ -212,8 +221,9 @@ def _check_together(args: Arguments) -> None:
                     f"--{field.name.replace('_', '-')} is the probe's, which --zero-shot and --retrieval leave out: "
                     f"add --protocol {DEFAULT} for it"
                 )
-        if args.images.subset or args.images.subset_file:
-            raise ValueError(f"--subset is of the probe's training images: add --protocol {DEFAULT} for a probe")
+        for name in ("subset", "subset_file", "test", "real", "transfer"):
+            if getattr(args.images, name):
+                raise ValueError(f"--{name.replace('_', '-')} is for a probe: add --protocol {DEFAULT} for it")
     results = [args.probe, captions.zero_shot, captions.retrieval]
     num_results = sum(asked is not None for asked in results)
     if args.place.out is not None and num_results > 1:

@@ -9,11 +9,18 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from data import ImageSet
 from data.folder import scan
+
+from .classifier import Classifier
+from .command import Images
+from .intervals import Metric
 
 REAL = "ReaL"
 SHOWN = 5  # names in a message
@@ -28,6 +35,7 @@ class FurtherSet:
     images: in any order.
     classes: which of the classes that a head was trained on it may answer here, (K,) rising.
     right: of each image which of them are right; images without any are not counted.
+    folder: where they are; "" for those of the test split.
     known: what its classes are found to be, such as "the 200 classes of ImageNet-A"; "" for a set of one's own.
     """
 
@@ -35,13 +43,54 @@ class FurtherSet:
     images: ImageSet
     classes: np.ndarray
     right: Sequence[Sequence[int]]
+    folder: str = ""
     known: str = ""
 
     def __str__(self) -> str:
         """Returns a line to print."""
-        counted = sum(map(bool, self.right))
-        about = f", {self.known}" if self.known else ""
-        return f"test {self.name}: {counted} images, {len(self.classes)} classes{about}"
+        about = (f", {self.known}" if self.known else "") + (f": {self.folder}" if self.folder else "")
+        return f"test {self.name}: {self.num_counted} images, {len(self.classes)} classes{about}"
+
+    @property
+    def num_counted(self) -> int:
+        """Returns how many images have a right class."""
+        return sum(map(bool, self.right))
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what a result keeps of it."""
+        num = {"num_images": self.num_counted, "num_classes": len(self.classes)}
+        return {"name": self.name, "folder": self.folder, **num, "known": self.known}
+
+    def accuracies(self, classifier: Classifier, features: Tensor) -> dict[str, Metric]:
+        """Returns {"top1": ..., "top5": ...} of its images' features (M, D); top-5 only where there are more classes.
+
+        An image counts if a right class is the highest, or among the five highest, of the set's classes.
+        """
+        counted = torch.tensor([row for row, of_image in enumerate(self.right) if of_image])
+        most = max(map(len, self.right))
+        right = torch.tensor([[*self.right[row], *[-1] * (most - len(self.right[row]))] for row in counted.tolist()])
+        top = classifier.top(features[counted], classes=torch.from_numpy(self.classes))  # (S, M, k)
+        hit = (top[..., None] == right[:, None]).any(dim=3)
+        found = {"top1": Metric.of(hit[..., 0])}
+        return found | ({"top5": Metric.of(hit.any(dim=2))} if len(self.classes) > 5 else {})
+
+
+def further_sets(asked: Images, test_set: ImageSet) -> list[FurtherSet]:
+    """Returns the sets of --test and --real, in this order.
+
+    Args:
+        test_set: the test split, whose images ReaL labels.
+
+    Raises:
+        ValueError: as `open_test_set` and `real_labels`, or two sets of one name.
+    """
+    sets = [open_test_set(folder, test_set.classes) for folder in asked.test]
+    sets += [real_labels(test_set)] if asked.real else []
+    names = [further.name for further in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{names.count(name)} of the sets of --test and --real are called {name}: rename one")
+    return sets
 
 
 def open_test_set(folder: Path, classes: Sequence[str]) -> FurtherSet:
@@ -72,7 +121,8 @@ def open_test_set(folder: Path, classes: Sequence[str]) -> FurtherSet:
         )
     allowed = sorted(positions)
     right = [(positions[label],) for label in images.labels]
-    return FurtherSet(folder.name, images, np.array(allowed), right, _known(folder, [classes[c] for c in allowed]))
+    known = _known(folder, [classes[place] for place in allowed])
+    return FurtherSet(folder.name, images, np.array(allowed), right, str(folder), known)
 
 
 def real_labels(images: ImageSet) -> FurtherSet:

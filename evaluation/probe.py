@@ -13,11 +13,13 @@ from training.recipe import describe
 
 from .command import Arguments, resolve
 from .features import Extractor, Pixels
+from .further import further_sets
 from .protocols import Protocol
 from .results import Part, result_file
 from .run_folder import weights_of
 from .subset import described, part_of, subset_of
-from .table import PIXELS, Row, check_sets, evaluate, format_table
+from .table import PIXELS, Row, check_sets, evaluate, format_table, label
+from .transfer import open_transfers
 from .weights import load
 
 
@@ -40,6 +42,8 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
     all_train, test_set = spec.open(root, "train"), spec.open(root, "test")
     train_set = part_of(all_train, subset)
     check_sets(train_set, test_set, method.knn_k, method.knn_temperature)
+    further = further_sets(args.images, test_set)
+    transfers = open_transfers(args.images.transfer, method)
     encoders: dict[str, torch.nn.Module] = {"pretrained": encoder}
     if args.subject.random_baseline:
         torch.manual_seed(0)
@@ -47,13 +51,18 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
 
     def compute() -> tuple[list[Row], str]:
         extractor = Extractor(encoders, view, world, place.workers, place.batch_size)
-        rows = evaluate(extractor, train_set, test_set, protocol, seeds, method.knn_k, method.knn_temperature)
+        neighbours = method.knn_k, method.knn_temperature
+        rows = evaluate(extractor, train_set, test_set, protocol, seeds, *neighbours, further)
+        for other in transfers:
+            whole = replace(protocol, subset="")
+            found = evaluate(extractor, other.train_set, other.test_set, whole, seeds, *neighbours)
+            rows += [replace(row, images=other.name) for row in found]
         chosen = []
         for row in rows:
             if row.selected:
                 edge = ", at the edge of the grid" if row.selected["lr_at_edge_of_grid"] else ""
                 found = "lr {lr:.2g}, weight decay {weight_decay:g}: {holdout_top1:.2f} %".format(**row.selected)
-                chosen.append(f"chosen for {row.encoder} on held-out train images: {found}{edge}")
+                chosen.append(f"chosen for {label(row)} on held-out train images: {found}{edge}")
         return rows, "\n".join([format_table(rows), "", *chosen]).rstrip()
 
     where = root or spec
@@ -70,10 +79,13 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
             "num_test": len(test_set),
             "classes": train_set.classes,
             "seeds": list(seeds),
+            "further_tests": [other.facts() for other in further],
+            "transfers": [other.facts() for other in transfers],
         },
         (
             str(account),
             f"data: {len(train_set)} train, {len(test_set)} test images, {len(train_set.classes)} classes: {where}",
+            *map(str, (*further, *transfers)),
             f"view: {view}",
             f"protocol {protocol.id}, seeds {list(seeds)}, {world.device}",
         ),

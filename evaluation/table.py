@@ -16,6 +16,7 @@ from . import knn
 from .augmented import train_head, train_view
 from .classifier import Classifier
 from .features import Extractor, Pixels
+from .further import FurtherSet
 from .intervals import Metric
 from .linear import fit
 from .protocols import KNN_K, KNN_TEMPERATURE, Augmented, Cached, Protocol, on_subset
@@ -28,12 +29,14 @@ class Row:
     """One encoder's accuracies by name ("linear-cached/top1", "knn-k20-T0.07/top1") and what was selected for them.
 
     predicted: classes of the test images by the linear probe's first seed, (M,) int64, for pictures; None: no probe.
+    images: the images it is about, where they are others than the test split that the result names.
     """
 
     encoder: str
     metrics: dict[str, Metric]
     selected: dict[str, Any] = field(default_factory=dict)
     predicted: Tensor | None = field(default=None, repr=False, compare=False)
+    images: str = ""
 
 
 def check_sets(train_set: ImageSet, test_set: ImageSet, k: int, temperature: float) -> None:
@@ -63,11 +66,12 @@ def evaluate(
     seeds: Sequence[int],
     k: int = KNN_K,
     temperature: float = KNN_TEMPERATURE,
+    further: Sequence[FurtherSet] = (),
 ) -> list[Row]:
     """Returns a row for each encoder: linear top-1 and top-5 under the protocol's name, and k-NN top-1.
 
     Under `Cached` no image or label of the test split is read before all choices are made. Top-5 is left out where
-    there are five classes or fewer.
+    there are five classes or fewer. Then come rows of the same heads on each of the `further` test sets, without k-NN.
 
     Raises:
         ValueError: as `check_sets`, or features that are not finite. BadImage: an image cannot be read.
@@ -79,8 +83,9 @@ def evaluate(
     if isinstance(protocol, Cached):
         fitted = {name: fit(train[name], labels, num_classes, protocol, seeds, device) for name in train}
     test, test_labels = extractor(test_set)
+    others = [test if other.images is test_set else extractor(other.images)[0] for other in further]
 
-    rows = []
+    rows, classifiers = [], {}
     for name, encoder in extractor.encoders.items():
         if isinstance(protocol, Cached):
             classifier, candidates = fitted[name]
@@ -96,6 +101,12 @@ def evaluate(
         neighbours = on_subset(knn.metric_name(k, temperature), protocol.subset)
         named[f"{neighbours}/top1"] = Metric.of((found == test_labels)[None])
         rows.append(Row(name, named, dict(classifier.selected), top[0, :, 0]))
+        classifiers[name] = classifier
+    for other, features in zip(further, others, strict=True):
+        for name, classifier in classifiers.items():
+            found = other.accuracies(classifier, features[name])
+            named = {f"linear-{protocol.id}/{key}": metric for key, metric in found.items()}
+            rows.append(Row(name, named, images=other.name))
     return rows
 
 
@@ -156,6 +167,7 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {
             "encoder": row.encoder,
+            "images": row.images,
             "metrics": {
                 name: {
                     "mean": metric.mean,
@@ -173,13 +185,16 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
+def label(row: Row) -> str:
+    """Returns what the table calls a row: "pretrained", or "pretrained, imagenet-a" on other images."""
+    return f"{row.encoder}, {row.images}" if row.images else row.encoder
+
+
 def format_table(rows: Sequence[Row]) -> str:
     """Returns the rows as lines of text: a column a metric, "-" where an encoder has none."""
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     cells = [["", *names]]
-    cells += [
-        [row.encoder, *(str(row.metrics[name]) if name in row.metrics else "-" for name in names)] for row in rows
-    ]
+    cells += [[label(row), *(str(row.metrics[name]) if name in row.metrics else "-" for name in names)] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names) + 1)]
     lines = [
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])

@@ -4,13 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from timm.data import ImageNetInfo
 
+import eval_linear
 from data.sets import Pixels
-from evaluation.further import open_test_set, real_labels
+from evaluation.classifier import Classifier, Head
+from evaluation.command import Images
+from evaluation.further import FurtherSet, further_sets, open_test_set, real_labels
 
 INFO = resources.files("timm.data") / "_info"
 SYNSETS = ImageNetInfo().label_names()
+FAST = ["--workers", "0", "--device", "cpu", "--epochs", "2", "--knn-k", "3"]
 IMAGENET_A = (INFO / "imagenet_a_synsets.txt").read_text().split()
 
 
@@ -34,7 +39,7 @@ def test_a_test_set_may_have_some_of_the_classes(tmp_path):
     further = open_test_set(folder(tmp_path / "sketches", "dog", "ant", num=2), ["ant", "bee", "cat", "dog"])
     assert further.classes.tolist() == [0, 3]
     assert further.right == [(0,), (0,), (3,), (3,)]
-    assert str(further) == "test sketches: 4 images, 2 classes"
+    assert str(further) == f"test sketches: 4 images, 2 classes: {tmp_path / 'sketches'}"
 
 
 def test_folders_called_by_number_are_positions_not_names(tmp_path):
@@ -87,3 +92,78 @@ def test_real_labels_of_other_images_are_refused():
         real_labels(validation(50001, classes=("n01440764",)))
     with pytest.raises(ValueError, match="none of the test images has a label"):
         real_labels(validation(1, classes=tuple(SYNSETS)))
+
+
+def test_heads_answer_one_of_the_sets_classes_and_any_right_one_counts():
+    """Features are the logits themselves, of two seeds: the second answers with the class of lowest logit."""
+    classifier = Classifier((Head(torch.eye(8), torch.zeros(8)), Head(-torch.eye(8), torch.zeros(8))))
+    logits = torch.tensor(
+        [
+            [9.0, 8, 7, 6, 5, 4, 3, 2],
+            [9.0, 8, 7, 6, 5, 4, 3, 2],
+            [9.0, 8, 7, 6, 5, 4, 3, 2],
+            [9.0, 8, 7, 6, 5, 4, 3, 2],
+        ]
+    )
+    images = Pixels(Path(), tuple("abcdefgh"), np.zeros((4, 1, 1, 3), np.uint8), np.zeros(4))
+    some = FurtherSet("some", images, np.array([1, 4, 6]), [(1,), (4,), (6,), (1,)])
+    found = some.accuracies(classifier, logits)
+    assert {name: metric.values for name, metric in found.items()} == {"top1": (50, 25)}
+    several = FurtherSet("several", images, np.arange(8), [(0, 7), (5, 6), (), (3,)])
+    found = several.accuracies(classifier, logits)
+    assert found["top1"].values == pytest.approx((100 / 3, 100 / 3))
+    assert found["top5"].values == pytest.approx((200 / 3, 100))
+    assert found["top1"].num_images == 3  # one has no label
+
+
+def test_two_sets_of_one_name_are_refused(tmp_path):
+    images = validation(2, classes=tuple(SYNSETS))
+    folders = tuple(folder(tmp_path / place / "v2", SYNSETS[0]) for place in "ab")
+    with pytest.raises(ValueError, match="2 of the sets of --test and --real are called v2"):
+        further_sets(Images(test=folders), images)
+    assert [further.name for further in further_sets(Images(test=folders[:1], real=True), images)] == ["v2", "ReaL"]
+
+
+@pytest.fixture
+def some_classes(tmp_path, images):
+    """Returns a folder with the test images of two of the seven classes."""
+    (tmp_path / "some").mkdir()
+    for name in ("c5", "c1"):
+        (tmp_path / "some" / name).symlink_to(images / "val" / name)
+    return tmp_path / "some"
+
+
+def test_the_same_heads_on_further_sets_and_others_on_transfer_sets(run, images, some_classes, tmp_path):
+    (tmp_path / "again").symlink_to(images / "val")
+    (tmp_path / "elsewhere").symlink_to(images)
+    argv = ["--run", str(run), *FAST, "--seeds", "2", "--random-baseline"]
+    argv += ["--test", str(tmp_path / "again"), str(some_classes), "--transfer", str(tmp_path / "elsewhere")]
+    assert eval_linear.main(argv) == 0
+    result = json.loads((run / "eval" / "cached-2ep.json").read_text())
+    rows = {(row["images"], row["encoder"]): row["metrics"] for row in result["rows"]}
+    encoders = ["pretrained", "random init", "raw pixels"]
+    assert list(rows) == [(name, encoder) for name in ("", "again", "some", "elsewhere") for encoder in encoders]
+    for encoder in encoders:
+        linear, neighbours = "linear-cached-2ep/top1", "knn-k3-T0.07/top1"
+        assert rows["again", encoder][linear] == rows["", encoder][linear]
+        assert rows["elsewhere", encoder] == rows["", encoder]  # the same images: the same heads
+        assert list(rows["some", encoder]) == [linear]
+        assert rows["some", encoder][linear]["num_images"] == 6
+        assert neighbours not in rows["again", encoder]
+    assert [other["name"] for other in result["further_tests"]] == ["again", "some"]
+    assert [other["num_train"] for other in result["transfers"]] == [42]
+
+
+def test_further_sets_that_do_not_fit_are_refused_in_a_line(run, images, some_classes, tmp_path, capsys):
+    def refused(*argv: str) -> str:
+        assert eval_linear.main(["--run", str(run), *FAST, *argv]) == 2
+        out, err = capsys.readouterr()
+        assert (out, len(err.splitlines())) == ("", 1)
+        return err
+
+    assert "7 test classes are no synsets of ImageNet-1k (c0, c1, c2, c3, c4, ...)" in refused("--real")
+    assert "no such folder" in refused("--test", str(tmp_path / "absent"))
+    assert f"--transfer {some_classes}: no folder" in refused("--transfer", str(some_classes))
+    assert f"two sets are called {images.name}" in refused("--transfer", str(images), str(images))
+    assert eval_linear.main(["--run", str(run), "--retrieval", str(images), "--test", str(some_classes)]) == 2
+    assert "--test is for a probe" in capsys.readouterr().err

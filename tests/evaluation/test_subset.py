@@ -136,4 +136,4 @@ def test_the_part_is_in_every_name(run, tmp_path):
 
 def test_a_part_without_a_probe_is_refused(run, capsys):
     assert eval_linear.main(["--run", str(run), "--retrieval", str(run), "--subset", "1%"]) == 2
-    assert "--subset is of the probe's training images" in capsys.readouterr().err
+    assert "--subset is for a probe" in capsys.readouterr().err
