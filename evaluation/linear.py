@@ -1,9 +1,9 @@
-"""Linear probe on cached features: many heads in one batched tensor, the best chosen on a held-out part of *train*."""
+"""Linear probe on cached features: many heads in one batched tensor, one chosen on a held-out part of *train*."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ INIT_STD = 0.01
 
 @dataclass(frozen=True)
 class Setting:
-    """What is chosen on held-out training rows."""
+    """What is chosen on held-out training rows, beside the kind of features."""
 
     lr: float
     weight_decay: float
@@ -28,65 +28,89 @@ class Setting:
 
 @dataclass(frozen=True)
 class Heads:
-    """Linear classifiers of S seeds and H settings: weight (S, H, D, C), bias (S, H, C), on standardised features."""
+    """Linear classifiers of S seeds and H settings on d standardised features: weight (S, H, d, C), bias (S, H, C).
 
-    mean: Tensor  # (D,)
-    scale: Tensor  # (D,): 1 / standard deviation, 0 where a feature is constant
+    columns: which d of the D features they read.
+    mean, scale: (d,); scale is 1 / standard deviation, 0 where a feature is constant.
+    """
+
+    columns: slice
+    mean: Tensor
+    scale: Tensor
     weight: Tensor
     bias: Tensor
 
-    def score(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns top-1, top-5 (percent) and mean cross-entropy, (S, H) each, of rows (N, D) with classes (N,)."""
-        S, H, D, C = self.weight.shape
-        weight = self.weight.permute(2, 0, 1, 3).reshape(D, S * H * C)
-        right1, right5, loss = (torch.zeros(S, H, dtype=torch.float64, device=weight.device) for _ in range(3))
+    def score(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns top-1 (percent) and mean cross-entropy, (S, H) each, of rows (N, D) with classes (N,)."""
+        S, H, d, C = self.weight.shape
+        weight = self.weight.permute(2, 0, 1, 3).reshape(d, S * H * C)
+        right, loss = (torch.zeros(S, H, dtype=torch.float64, device=weight.device) for _ in range(2))
         size = max(1, CHUNK // (S * H * C))
-        for rows, classes in zip(x.split(size), y.split(size), strict=True):
-            z = ((rows.to(weight.device) - self.mean) * self.scale @ weight).view(-1, S, H, C) + self.bias
-            classes = classes.to(weight.device)[:, None, None, None].expand(-1, S, H, 1)
-            # topk, not "how many are higher": of equal logits (a collapsed encoder) only one may count.
-            hit = z.topk(min(5, C), dim=3).indices == classes
-            right1 += hit[..., 0].sum(dim=0)
-            right5 += hit.any(dim=3).sum(dim=0)
-            loss += (z.logsumexp(dim=3) - z.gather(3, classes)[..., 0]).sum(dim=0)
-        return 100 * right1.cpu() / len(x), 100 * right5.cpu() / len(x), loss.cpu() / len(x)
+        for rows, classes in zip(x[:, self.columns].split(size), y.split(size), strict=True):
+            standard = (rows.to(weight.device).float() - self.mean) * self.scale
+            z = (standard @ weight).view(-1, S, H, C) + self.bias
+            classes = classes.to(weight.device)[:, None, None]
+            right += (z.argmax(dim=3) == classes).sum(dim=0)
+            loss += (z.logsumexp(dim=3) - z.gather(3, classes[..., None].expand(-1, S, H, 1))[..., 0]).sum(dim=0)
+        return 100 * right.cpu() / len(x), loss.cpu() / len(x)
 
-    def best_on_test(self, x: Tensor, y: Tensor) -> dict[str, Metric]:
-        """Returns the highest accuracy of any head, which papers print and is no estimate: to stand beside a choice."""
-        return {"top1-best-head-on-test": Metric((float(self.score(x, y)[0].max()),))}
+    def of(self, setting: int) -> tuple[Head, ...]:
+        """Returns the head of each seed by the setting at that position."""
+        return tuple(
+            Head(weight, bias, self.columns, self.mean, self.scale)
+            for weight, bias in zip(self.weight[:, setting], self.bias[:, setting], strict=True)
+        )
 
 
 def fit(
-    x: Tensor, y: Tensor, num_classes: int, protocol: Cached, seeds: Sequence[int], device: torch.device
-) -> tuple[Classifier, Heads]:
-    """Returns a head a seed, trained on all rows with the setting chosen on a part of them, and the candidates.
+    x: Tensor,
+    y: Tensor,
+    kinds: Mapping[str, slice],
+    num_classes: int,
+    protocol: Cached,
+    seeds: Sequence[int],
+    device: torch.device,
+) -> tuple[Classifier, list[Heads]]:
+    """Returns a head a seed, trained on all rows by what was chosen on a part of them, and the candidates.
 
-    The candidates are a head of the first seed for every setting, trained without the held-out rows.
+    The candidates are heads of the first seed for every setting, for each kind of features, trained without the
+    held-out rows.
 
     Args:
-        x: (N, D) training features. y: (N,) classes.
+        x: (N, D) training features; those that do not fit on the device are moved batch by batch. y: (N,) classes.
+        kinds: by name, the columns of the features that may be chosen.
 
     Raises:
         ValueError: no class has two rows, so that none can be held out.
     """
     held = holdout(y, protocol.holdout)
+    kept = (~held).nonzero().flatten()
+    x = _near(x, device)
     settings = [Setting(lr, decay) for decay in protocol.weight_decays for lr in protocol.lrs]
-    candidates = train_heads(x[~held], y[~held], num_classes, settings, seeds[:1], protocol, device)
-    top1, _, loss = (score[0].tolist() for score in candidates.score(x[held], y[held]))
-    best = choose(top1, loss, int(held.sum()))
-    chosen = settings[best]
+    candidates = [
+        train_heads(x, y, num_classes, settings, seeds[:1], protocol, device, kept, columns)
+        for columns in kinds.values()
+    ]
+    held_x = x[held.to(x.device)]
+    scores = [heads.score(held_x, y[held]) for heads in candidates]
+    top1, loss = (torch.cat([score[k][0] for score in scores]).tolist() for k in (0, 1))
+    best = choose(top1, loss, len(held_x))
+    kind, chosen = list(kinds)[best // len(settings)], settings[best % len(settings)]
     selected = {
+        "kind": kind,
         "lr": chosen.lr,
         "weight_decay": chosen.weight_decay,
         "holdout_top1": top1[best],
         "lr_at_edge_of_grid": chosen.lr in (min(protocol.lrs), max(protocol.lrs)),  # a better one may lie outside
     }
-    final = train_heads(x, y, num_classes, [chosen], seeds, protocol, device)
-    heads = [
-        Head(weight, bias, mean=final.mean, scale=final.scale)
-        for weight, bias in zip(final.weight[:, 0], final.bias[:, 0], strict=True)
-    ]
-    return Classifier(tuple(heads), selected), candidates
+    final = train_heads(x, y, num_classes, [chosen], seeds, protocol, device, columns=kinds[kind])
+    return Classifier(final.of(0), selected), candidates
+
+
+def best_on_test(candidates: Sequence[Heads], x: Tensor, y: Tensor) -> dict[str, Metric]:
+    """Returns the highest accuracy of any head, which papers print and is no estimate: to stand beside a choice."""
+    best = max(float(heads.score(x, y)[0].max()) for heads in candidates)
+    return {"top1-best-head-on-test": Metric((best,))}
 
 
 def choose(top1: Sequence[float], loss: Sequence[float], num_rows: int) -> int:
@@ -131,18 +155,23 @@ def train_heads(
     seeds: Sequence[int],
     protocol: Cached,
     device: torch.device,
+    rows: Tensor | None = None,
+    columns: slice | None = None,
 ) -> Heads:
     """Returns softmax regressions for every seed and setting, all trained at once; each is what it would be alone.
 
     A seed decides the order of rows and the initial head; settings share both. The weight, not the bias, decays.
+
+    Args:
+        x: (N, D) features of any precision, on `device` or the CPU. y: (N,) classes.
+        rows: positions of the rows to train on; None: all.
+        columns: of the features to train on; None: all.
     """
-    x, y = x.to(device), y.to(device)
-    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
-    # A feature is constant if it varies by less than float32 can tell: dividing by that would blow rounding up.
-    constant = std <= 1e-6 * torch.maximum(mean.abs(), std.max())
-    scale = torch.where(constant, 0.0, 1 / std)
-    x = (x - mean) * scale
-    (N, D), S, H, C = x.shape, len(seeds), len(settings), num_classes
+    columns = columns or slice(None)
+    rows = torch.arange(len(x)) if rows is None else rows
+    x, y = x[:, columns], y.to(device)
+    mean, scale = _standard(x, rows, device)
+    N, D, S, H, C = len(rows), x.shape[1], len(seeds), len(settings), num_classes
     batch = min(protocol.batch_size, N)
     num_steps, per_epoch = protocol.num_steps(N), max(1, N // batch)
 
@@ -154,17 +183,17 @@ def train_heads(
     lr = torch.tensor([s.lr for s in settings], device=device).repeat(C)  # (C * H,)
     decay = torch.tensor([s.weight_decay for s in settings], device=device).repeat(C)
     weight_velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
-    seed, row = torch.arange(S, device=device)[:, None], torch.arange(batch, device=device)
+    seed, position = torch.arange(S, device=device)[:, None], torch.arange(batch, device=device)
 
     for step in range(num_steps):
         if step % per_epoch == 0:
-            order = torch.stack([torch.randperm(N, generator=g) for g in generators]).to(device)  # (S, N)
-        position = step % per_epoch * batch
-        rows = order[:, position : position + batch]  # (S, n)
-        inputs = x[rows]  # (S, n, D)
+            order = torch.stack([rows[torch.randperm(N, generator=g)] for g in generators]).to(x.device)  # (S, N)
+        start = step % per_epoch * batch
+        drawn = order[:, start : start + batch]  # (S, n)
+        inputs = (x[drawn].to(device).float() - mean) * scale  # (S, n, D)
         # The gradient of the mean cross-entropy by the logits is (softmax - one-hot) / n.
         error = torch.baddbmm(bias, inputs, weight).view(S, batch, C, H).softmax(dim=2)
-        error[seed, row, y[rows]] -= 1
+        error[seed, position, y[drawn.to(device)]] -= 1
         error = error.view(S, batch, C * H).div_(batch)
         weight_velocity.mul_(MOMENTUM).baddbmm_(inputs.mT, error).addcmul_(weight, decay)
         bias_velocity.mul_(MOMENTUM).add_(error.sum(dim=1, keepdim=True))
@@ -172,4 +201,26 @@ def train_heads(
         weight.addcmul_(weight_velocity, rate, value=-1)
         bias.addcmul_(bias_velocity, rate, value=-1)
 
-    return Heads(mean, scale, weight.view(S, D, C, H).permute(0, 3, 1, 2), bias.view(S, C, H).mT)
+    return Heads(columns, mean, scale, weight.view(S, D, C, H).permute(0, 3, 1, 2), bias.view(S, C, H).mT)
+
+
+def _standard(x: Tensor, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns mean and 1 / standard deviation of those rows, (D,) float32 each, 0 for a constant feature."""
+
+    def mean(of: Callable[[Tensor], Tensor]) -> Tensor:
+        size = max(1, CHUNK // x.shape[1])
+        parts = [of(x[part.to(x.device)].to(device).double()).sum(dim=0) for part in rows.split(size)]
+        return torch.stack(parts).sum(dim=0) / len(rows)
+
+    centre = mean(lambda part: part)
+    std = mean(lambda part: (part - centre).square()).sqrt()
+    # A feature is constant if it varies by less than float32 can tell: dividing by that would blow rounding up.
+    constant = std <= 1e-6 * torch.maximum(centre.abs(), std.max())
+    return centre.float(), torch.where(constant, 0.0, 1 / std).float()
+
+
+def _near(x: Tensor, device: torch.device) -> Tensor:
+    """Returns the features on the device if they take at most half of the memory that is free there."""
+    if device.type != "cuda" or x.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        return x
+    return x.to(device)

@@ -11,10 +11,11 @@ from data.packed import store_of
 from parallel import World
 from training.recipe import describe
 
+from .blocks import with_blocks
 from .command import Arguments, resolve
 from .features import Extractor, Pixels
 from .further import further_sets
-from .protocols import Protocol
+from .protocols import Cached, Protocol
 from .results import Part, result_file
 from .run_folder import weights_of
 from .subset import described, part_of, subset_of
@@ -48,6 +49,8 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
     if args.subject.random_baseline:
         torch.manual_seed(0)
         encoders |= {"random init": backbone.build()[0], PIXELS: Pixels()}
+    if isinstance(protocol, Cached):
+        encoders = {name: with_blocks(encoder) for name, encoder in encoders.items()}
 
     def compute() -> tuple[list[Row], str]:
         extractor = Extractor(encoders, view, world, place.workers, place.batch_size)
@@ -61,7 +64,8 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
         for row in rows:
             if row.selected:
                 edge = ", at the edge of the grid" if row.selected["lr_at_edge_of_grid"] else ""
-                found = "lr {lr:.2g}, weight decay {weight_decay:g}: {holdout_top1:.2f} %".format(**row.selected)
+                found = "{kind} features, lr {lr:.2g}, weight decay {weight_decay:g}: {holdout_top1:.2f} %"
+                found = found.format(**row.selected)
                 chosen.append(f"chosen for {label(row)} on held-out train images: {found}{edge}")
         return rows, "\n".join([format_table(rows), "", *chosen]).rstrip()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 
-LRS = tuple(10 ** (exponent / 2) for exponent in range(-8, 1))  # 1e-4 .. 1, two a decade
+LRS = tuple(10 ** (exponent / 3) for exponent in range(-12, 1))  # 13 from 1e-4 to 1, three a decade
 WEIGHT_DECAYS = (0.0, 1e-2)
 KNN_K, KNN_TEMPERATURE = 20, 0.07  # the defaults of solo-learn (9187ea3); DINOv2 (b8931f7) has them among others
 
@@ -20,14 +20,14 @@ class Cached:
     """Heads on features that are computed once, without augmentation: for everyday use.
 
     Features are standardised by the training rows. Softmax regression by SGD with momentum 0.9 and cosine per step, for
-    all (learning rate, weight decay) pairs at once; the pair is chosen on a tenth of every class of *train*, then one
-    head a seed is trained on all of train.
+    all (learning rate, weight decay) pairs at once, on each kind of features that the encoder gives; pair and kind are
+    chosen on a tenth of every class of *train*, then one head a seed is trained on all of train.
 
     Args:
         epochs: passes over the training features; None: 10, and at least `min_steps` steps.
         min_steps: so that small sets converge too.
         batch_size: rows of a step, at most the set.
-        holdout: the part of each class the pair is chosen on.
+        holdout: the part of each class that the choice is made on.
         num_seeds: of order and initial head, if not said otherwise.
         subset: what part of the training images it is given, such as "1pct-balanced"; "": all.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,12 @@ from parallel import World
 
 from . import knn
 from .augmented import train_head, train_view
+from .blocks import LAST, kinds_of, with_blocks
 from .classifier import Classifier
 from .features import Extractor, Pixels
 from .further import FurtherSet
 from .intervals import Metric
-from .linear import fit
+from .linear import best_on_test, fit
 from .protocols import KNN_K, KNN_TEMPERATURE, Augmented, Cached, Protocol, on_subset
 
 PIXELS = "raw pixels"
@@ -30,6 +32,7 @@ class Row:
 
     predicted: classes of the test images by the linear probe's first seed, (M,) int64, for pictures; None: no probe.
     images: the images it is about, where they are others than the test split that the result names.
+    seconds: of heads and k-NN; features, which the rows share, come before. No part of the result.
     """
 
     encoder: str
@@ -37,6 +40,7 @@ class Row:
     selected: dict[str, Any] = field(default_factory=dict)
     predicted: Tensor | None = field(default=None, repr=False, compare=False)
     images: str = ""
+    seconds: float | None = field(default=None, compare=False)
 
 
 def check_sets(train_set: ImageSet, test_set: ImageSet, k: int, temperature: float) -> None:
@@ -79,28 +83,34 @@ def evaluate(
     check_sets(train_set, test_set, k, temperature)
     num_classes, device = len(train_set.classes), extractor.device
     train, labels = extractor(train_set)
-    fitted = {}
+    fitted, seconds = {}, dict.fromkeys(extractor.encoders, 0.0)
     if isinstance(protocol, Cached):
-        fitted = {name: fit(train[name], labels, num_classes, protocol, seeds, device) for name in train}
+        for name, encoder in extractor.encoders.items():
+            began = time.monotonic()
+            fitted[name] = fit(train[name], labels, kinds_of(encoder), num_classes, protocol, seeds, device)
+            seconds[name] = time.monotonic() - began
     test, test_labels = extractor(test_set)
     others = [test if other.images is test_set else extractor(other.images)[0] for other in further]
 
     rows, classifiers = [], {}
     for name, encoder in extractor.encoders.items():
+        began = time.monotonic()
         if isinstance(protocol, Cached):
             classifier, candidates = fitted[name]
-            beside = candidates.best_on_test(test[name], test_labels)
+            beside = best_on_test(candidates, test[name], test_labels)
         else:
             classifier, beside = _augmented(encoder, extractor, train_set, test[name], test_labels, protocol, seeds)
         top = classifier.top(test[name])
         metrics = accuracies(top, test_labels) | beside
         if num_classes <= 5:
             metrics = {key: metric for key, metric in metrics.items() if "top5" not in key}
-        found = knn.predict(train[name], labels, test[name], num_classes, k, temperature, device)
+        own = kinds_of(encoder)[LAST]
+        found = knn.predict(train[name][:, own], labels, test[name][:, own], num_classes, k, temperature, device)
         named = {f"linear-{protocol.id}/{key}": metric for key, metric in metrics.items()}
         neighbours = on_subset(knn.metric_name(k, temperature), protocol.subset)
         named[f"{neighbours}/top1"] = Metric.of((found == test_labels)[None])
-        rows.append(Row(name, named, dict(classifier.selected), top[0, :, 0]))
+        seconds[name] += time.monotonic() - began
+        rows.append(Row(name, named, dict(classifier.selected), top[0, :, 0], seconds=seconds[name]))
         classifiers[name] = classifier
     for other, features in zip(further, others, strict=True):
         for name, classifier in classifiers.items():
@@ -158,7 +168,8 @@ def compare(
     """
     seeds = range(seed, seed + num_seeds)
     k = min(KNN_K, len(train_set))
-    extractor = Extractor({**encoders, PIXELS: Pixels()}, view, world, workers)
+    prepared = {name: with_blocks(encoder) for name, encoder in encoders.items()} | {PIXELS: Pixels()}
+    extractor = Extractor(prepared, view, world, workers)
     return evaluate(extractor, train_set, test_set, Cached(), seeds, k=k)
 
 
@@ -191,11 +202,15 @@ def label(row: Row) -> str:
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Returns the rows as lines of text: a column a metric, "-" where an encoder has none."""
+    """Returns the rows as lines of text: a column a metric, "-" where an encoder has none, and seconds."""
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    cells = [["", *names]]
-    cells += [[label(row), *(str(row.metrics[name]) if name in row.metrics else "-" for name in names)] for row in rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names) + 1)]
+    timed = any(row.seconds is not None for row in rows)
+    cells = [["", *names, *(["seconds"] if timed else [])]]
+    for row in rows:
+        values = [str(row.metrics[name]) if name in row.metrics else "-" for name in names]
+        spent = ["-" if row.seconds is None else f"{row.seconds:.1f}"] if timed else []
+        cells.append([label(row), *values, *spent])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = [
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
         for line in cells

@@ -3,6 +3,7 @@ import torch
 
 from augmentations import Center
 from evaluation import table
+from evaluation.blocks import kinds_of, with_blocks
 from evaluation.classifier import Head
 from evaluation.features import Extractor, Pixels
 from evaluation.protocols import Augmented, Cached
@@ -133,12 +134,34 @@ def test_splits_that_do_not_fit_are_refused(colours):
 
 def test_the_table_lines_up():
     rows = [
-        Row("pretrained", {"linear-cached/top1": Metric((90.0, 92.0)), "knn-k20-T0.07/top1": Metric((80.0,))}),
+        Row(
+            "pretrained",
+            {"linear-cached/top1": Metric((90.0, 92.0), (88.0, 93.5), 400), "knn-k20-T0.07/top1": Metric((80.0,))},
+            seconds=1.25,
+        ),
         Row("x", {"linear-cached/top1": Metric((9.0, 9.0))}),
     ]
     head, first, second, caption = format_table(rows).splitlines()
-    assert head.split() == ["linear-cached/top1", "knn-k20-T0.07/top1"]
-    assert first.split() == ["pretrained", "91.00", "±", "1.41", "80.00"]
-    assert second.split() == ["x", "9.00", "±", "0.00", "-"]
+    assert head.split() == ["linear-cached/top1", "knn-k20-T0.07/top1", "seconds"]
+    assert first.split() == ["pretrained", "91.00", "±", "1.41", "[88.00,", "93.50]", "80.00", "1.2"]
+    assert second.split() == ["x", "9.00", "±", "0.00", "-", "-"]
     assert len(head) == len(first) == len(second)
     assert "2 seeds" in caption
+    assert "400 test images" in caption
+    assert "seconds" not in format_table(rows[1:])
+
+
+def test_a_transformers_probe_reads_any_kind_and_its_neighbours_its_own_output(colours):
+    import timm
+
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=8, patch_size=4, embed_dim=12, depth=5, num_heads=2, num_classes=0
+    )
+    sets = colours(120, 20, seed=1), colours(60, 20, seed=2)
+    protocol = Cached(min_steps=20, lrs=(1e-2, 1e-1), weight_decays=(0.0,))
+    (plain,) = evaluate(extractor({"vit": vit}), *sets, protocol, [0])
+    (both,) = evaluate(extractor({"vit": with_blocks(vit)}), *sets, protocol, [0])
+    assert plain.selected["kind"] == "last"
+    assert both.selected["kind"] in kinds_of(with_blocks(vit))
+    assert both.metrics["knn-k20-T0.07/top1"] == plain.metrics["knn-k20-T0.07/top1"]
