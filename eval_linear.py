@@ -5,12 +5,14 @@
     python eval_linear.py --run RUN --zero-shot imagenet --data IMAGENET --retrieval PAIRS --split test
 
 Prints a table and writes it as JSON. Exit codes: 0 done; 2 bad input, found before anything was computed or
-overwritten; 74 the result was printed but could not be written.
+overwritten; 74 the result was printed but could not be written; 75 stopped by a signal after saving: run the same
+command again.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in pretrain.py: thread
 
 from evaluation.command import Arguments, parse
 from evaluation.protocols import find
+from training import stop
 
 BAD_INPUT_EXIT, NOT_WRITTEN_EXIT = 2, 74
 
@@ -30,6 +33,10 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"eval_linear.py: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT_EXIT
+    except stop.Stopped as stopped:
+        if stop.is_first_rank():
+            print(f"eval_linear.py: {stopped}", file=sys.stderr)
+        return stop.STOPPED_EXIT
 
 
 def evaluate_all(args: Arguments) -> int:
@@ -68,8 +75,12 @@ def evaluate_all(args: Arguments) -> int:
             code = NOT_WRITTEN_EXIT
         else:
             print(f"written to {part.out} after {seconds:.0f} s", flush=True)
+            if part.states:
+                shutil.rmtree(part.states, ignore_errors=True)
     return code
 
 
 if __name__ == "__main__":
+    stop.block()  # before torch is imported: its threads and the data workers inherit the mask
+    stop.watch_interrupt()
     sys.exit(main(sys.argv[1:]))

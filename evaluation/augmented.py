@@ -1,118 +1,145 @@
-"""Linear probe on augmented images: the papers' protocol, one pass of the frozen encoder over every augmented batch."""
+"""Linear heads on augmented images: the papers' protocols, one pass of the frozen encoder for all heads of a batch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from augmentations import PROBE_TRAIN, Center, View
 from data import ImageSet
 
-from .classifier import Head
-from .features import frozen
-from .images import Rows, batches, progress
-from .protocols import Augmented
+from .blocks import LAST, Blocks, has_blocks, kinds_of, with_blocks
+from .classifier import Classifier
+from .features import Extractor, frozen
+from .heads import HeadsInTraining, Labelled
+from .intervals import Metric
+from .linear import choose, holdout
+from .protocols import Augmented, Protocol
+from .resumable import Course, learn
 
-MOMENTUM = 0.9
-INIT_STD = 0.01
+WIDE = 768  # features of a transformer from which on a paper may take others
+
+
+def train_view(view: Center, protocol: Augmented) -> View:
+    """Returns the protocol's random crop and flip, at the evaluation view's size and with its channel statistics."""
+    return replace(PROBE_TRAIN, size=view.size, mean=view.mean, std=view.std, interpolation=protocol.interpolation)
+
+
+def evaluation_view(view: Center, protocol: Augmented) -> Center:
+    """Returns the evaluation view, resized as the protocol does it."""
+    return replace(view, interpolation=protocol.test_interpolation)
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Accuracy on the test split after every epoch, in percent."""
-
-    top1: tuple[float, ...]
-    top5: tuple[float, ...]
-
-
-def train_view(view: Center) -> View:
-    """Returns the papers' random crop and flip at the size and with the channel statistics of the evaluation view."""
-    return replace(PROBE_TRAIN, size=view.size, mean=view.mean, std=view.std)
-
-
-def train_head(
-    encoder: nn.Module,
-    train_set: ImageSet,
-    test_features: Tensor,
-    test_labels: Tensor,
-    view: View,
-    protocol: Augmented,
-    device: torch.device,
-    workers: int,
-    seed: int,
-) -> tuple[Head, Curve]:
-    """Returns a linear head that was trained on augmented images, and its test accuracy after each epoch.
-
-    The encoder is frozen and the test view is fixed, so the test features are computed once, which the official code
-    does anew after every epoch. An epoch's last batch is the rest, as there.
+class Curves:
+    """How the heads did on the test split on the way, for S seeds.
 
     Args:
-        test_features: (M, D). test_labels: (M,).
-        seed: of the head, the order and the crops.
+        values: S times an entry an epoch: [top-1 of each head, top-5 of each head], percent.
+    """
+
+    values: tuple[list[list[list[float]]], ...]
+
+    def best_on_test(self) -> dict[str, Metric]:
+        """Returns what papers print and is no estimate, to stand beside the last epoch's: the best epoch or head."""
+        several = len(self.values[0][0][0]) > 1
+        which = "head" if several else "epoch"
+        return {
+            f"{name}-best-{which}-on-test": Metric(
+                tuple(max(curve[-1][k]) if several else max(epoch[k][0] for epoch in curve) for curve in self.values)
+            )
+            for k, name in enumerate(("top1", "top5"))
+        }
+
+
+def fit(
+    encoder: nn.Module,
+    extractor: Extractor,
+    train_set: ImageSet,
+    train: Labelled,
+    test: Labelled,
+    protocol: Augmented,
+    seeds: Sequence[int],
+    what: str,
+    folder: Path | None = None,
+) -> tuple[Classifier, Curves]:
+    """Returns a head a seed, trained on augmented images of the training split, and how all did on the way.
+
+    The encoder is frozen and the test view is fixed, so the test features are computed once, which the official codes
+    do anew after every epoch. Where there are several heads, one is chosen on a part of every class of `train_set` that
+    is not trained on, seen by the evaluation view: `train` are its features.
+
+    Args:
+        encoder: one of the extractor's.
+        seeds: of the first weights, the order and the crops.
+        what: the progress line's name for it.
+        folder: where unfinished trainings keep their states, see `resumable.learn`.
 
     Raises:
-        BadImage: an image cannot be read.
+        BadImage: an image cannot be read. Stopped: a signal came. ValueError: as `resumable.learn`.
 
-    Source: facebookresearch/barlowtwins evaluate.py at 8e8d284. We differ in the random numbers, and in one process for
-    its one per GPU (its sampler repeats a few images where they do not divide).
+    Source: see `PROTOCOLS`. docs/protocols.md says how we differ.
     """
-    num, batch = len(train_set), protocol.batch_size
-    num_classes = len(train_set.classes)
-    labels = torch.as_tensor(train_set.labels, dtype=torch.int64, device=device)
-    test_features, test_labels = test_features.to(device), test_labels.to(device)
-
-    head = nn.utils.skip_init(nn.Linear, test_features.shape[1], num_classes, device=device)
-    first = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(seed)) * INIT_STD
-    with torch.no_grad():
-        head.weight.copy_(first)
-        head.bias.zero_()
-    optimizer = torch.optim.SGD(
-        head.parameters(), lr=protocol.lr, momentum=MOMENTUM, weight_decay=protocol.weight_decay
-    )
-
-    per_epoch = math.ceil(num / batch)
-    order = _order(num, batch, protocol.epochs, seed)
-    pixels = batches(train_set, view, order, device, workers, seed)
-    right1: list[float] = []
-    right5: list[float] = []
-    encoder.to(device)
-    with frozen(encoder):
-        steps = enumerate(progress(pixels, per_epoch * protocol.epochs, protocol.id))
-        again = _order(num, batch, protocol.epochs, seed)  # the rows of each batch, for their labels
-        for (step, x), (epoch, rows) in zip(steps, again, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = protocol.lr * 0.5 * (1 + math.cos(math.pi * epoch / protocol.epochs))
-            features = encoder(x).float()
-            with torch.enable_grad():
-                loss = F.cross_entropy(head(features), labels[torch.as_tensor(rows, device=device)])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if (step + 1) % per_epoch == 0:
-                first, fifth = _accuracy(head, test_features, test_labels)
-                right1.append(first)
-                right5.append(fifth)
-    return Head(head.weight.detach().T, head.bias.detach()), Curve(tuple(right1), tuple(right5))
-
-
-def _order(num: int, batch: int, epochs: int, seed: int) -> Iterator[Rows]:
-    """Yields (epoch, samples) of every batch: each sample once an epoch."""
-    generator = torch.Generator().manual_seed(seed)
-    for epoch in range(epochs):
-        for rows in torch.randperm(num, generator=generator).split(batch):
-            yield epoch, rows.tolist()
+    columns = columns_of(encoder, protocol)
+    is_transformer = isinstance(encoder, Blocks) or has_blocks(encoder)
+    lrs = protocol.lrs_transformer if protocol.lrs_transformer and is_transformer else protocol.lrs
+    several = len(columns) * len(lrs) > 1
+    held = holdout(train.y, protocol.holdout) if several else torch.zeros(len(train.y), dtype=torch.bool)
+    samples = (~held).nonzero().flatten().numpy()
+    num_steps = protocol.num_steps(len(samples))
+    heads, curves, selected = [], [], {}
+    encoder.to(extractor.device)
+    for seed in seeds:
+        course = Course(samples, protocol.batch_size, num_steps, protocol.epochs, protocol.whole_batches, seed)
+        learner = HeadsInTraining(
+            encoder, columns, lrs, len(train_set.classes), protocol, num_steps, test, extractor.device, seed
+        )
+        with frozen(encoder):
+            curve = learn(
+                learner,
+                course,
+                train_set,
+                train_view(extractor.view, protocol),
+                extractor.world,
+                extractor.workers,
+                extractor.rows,
+                f"{what}, seed {seed}",
+                folder / f"seed{seed}" if folder else None,
+            )
+        position = 0
+        if several:
+            top1, _, loss = learner.score(Labelled(train.x[held], train.y[held]))
+            position = choose(top1, loss, int(held.sum()))
+            kind, lr = learner.settings[position]
+            selected = selected or {
+                "kind": kind,
+                "lr": lr,
+                "weight_decay": protocol.weight_decay,
+                "holdout_top1": top1[position],
+                "lr_at_edge_of_grid": lr in (min(lrs), max(lrs)),
+            }
+        heads.append(learner.head(position))
+        curves.append(curve)
+    return Classifier(tuple(heads), selected), Curves(tuple(curves))
 
 
-def _accuracy(head: nn.Module, features: Tensor, labels: Tensor) -> tuple[float, float]:
-    hits1 = hits5 = 0
-    for x, y in zip(features.split(4096), labels.split(4096), strict=True):
-        z = head(x)
-        hit = z.topk(min(5, z.shape[1]), dim=1).indices == y[:, None]
-        hits1 += int(hit[:, 0].sum())
-        hits5 += int(hit.any(dim=1).sum())
-    return 100 * hits1 / len(features), 100 * hits5 / len(features)
+def prepared(encoder: nn.Module, protocol: Protocol) -> nn.Module:
+    """Returns the encoder, giving the kinds of features that the protocol has heads on, if it has blocks."""
+    return encoder if isinstance(protocol, Augmented) and protocol.kinds == (LAST,) else with_blocks(encoder)
+
+
+def columns_of(encoder: nn.Module, protocol: Augmented) -> dict[str, slice]:
+    """Returns the kinds of features that the protocol has heads on, with the columns of the encoder's output."""
+    if not isinstance(encoder, Blocks):
+        return {LAST: slice(None)}
+    wide = protocol.wide_kinds and encoder.encoder.embed_dim >= WIDE
+    known = encoder.inputs | kinds_of(encoder)
+    # A network of fewer than four blocks has all of its class tokens in the last two of `inputs`.
+    names = [
+        kind.replace("class4", f"class{encoder.taken}") for kind in (protocol.wide_kinds if wide else protocol.kinds)
+    ]
+    return {name: known[name] for name in names}

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from augmentations import Center, View, normalize, render, render_center, sample_random
+from augmentations import Center, View, crop, normalize, render, render_center, sample_random
 from data import BadImage, ImageSet
+from training.stop import in_worker
 
 LINE_EVERY_S = 30  # where there is no terminal
 
-Rows = tuple[int, Sequence[int]]  # (epoch, samples): one batch
+Rows = tuple[int, Sequence[int] | np.ndarray]  # (epoch, samples): one batch
+T = TypeVar("T")
 
 
 class _Rendered(Dataset[tuple[Tensor, str | None]]):
@@ -36,6 +40,9 @@ class _Rendered(Dataset[tuple[Tensor, str | None]]):
         return pixels, None
 
     def _render(self, epoch: int, sample: int) -> Tensor:
+        if isinstance(self.view, View) and only_crops(self.view):
+            pixels = self.images.pixels(sample)
+            return crop(pixels, self.view.draw(sample_random(self.seed, epoch, sample, 0), *pixels.shape[1:]))
         image = self.images.image(sample)
         if isinstance(self.view, Center):
             short = min(image.size)
@@ -49,12 +56,18 @@ class _Rendered(Dataset[tuple[Tensor, str | None]]):
         return render(image, drawn)
 
 
+def only_crops(view: View) -> bool:
+    """Returns whether a view is done once it is cropped and flipped, as those of linear probes are: the faster way."""
+    return view.jitter == view.gray == view.blur == view.solarize == view.turn == 0
+
+
 def batches(
     images: ImageSet, view: View | Center, rows: Iterable[Rows], device: torch.device, workers: int, seed: int = 0
-) -> Iterator[Tensor]:
+) -> Generator[Tensor]:
     """Yields each batch of `rows`, (n, 3, S, S) float32, normalised, on `device`.
 
-    A `Center` draws nothing; a `View` draws from (seed, epoch, sample), so workers do not change what is seen.
+    A `Center` draws nothing; a `View` draws from (seed, epoch, sample), so workers do not change what is seen. One that
+    only crops is executed as pretraining's fast views are, others by Pillow.
 
     Args:
         rows: (epoch, samples) of every batch, in order; a generator will do: one set of workers serves many epochs.
@@ -70,6 +83,7 @@ def batches(
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,
         pin_memory=device.type == "cuda",
+        worker_init_fn=in_worker,
     )
     for pixels, error in loader:
         if error:
@@ -78,7 +92,7 @@ def batches(
         yield x.contiguous(memory_format=torch.channels_last)  # halves the time of a ResNet on a CPU
 
 
-def progress(items: Iterable[Tensor], total: int, what: str) -> Iterator[Tensor]:
+def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yields `items`, with a live line on a terminal, else a plain one every half minute: none for short ones."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=what, leave=False, delay=1)

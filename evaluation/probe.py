@@ -11,12 +11,13 @@ from data.packed import store_of
 from parallel import World
 from training.recipe import describe
 
-from .blocks import with_blocks
+from .augmented import evaluation_view, prepared
 from .command import Arguments, resolve
 from .features import Extractor, Pixels
 from .further import further_sets
-from .protocols import Cached, Protocol
+from .protocols import Augmented, Protocol
 from .results import Part, result_file
+from .resumable import state_folder
 from .run_folder import weights_of
 from .subset import described, part_of, subset_of
 from .table import PIXELS, Row, check_sets, evaluate, format_table, label
@@ -33,6 +34,8 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
     method, place = args.method, args.place
     seeds = range(protocol.num_seeds if method.seeds is None else method.seeds)
     backbone, view, spec, root = resolve(args.subject, args.images)
+    if isinstance(protocol, Augmented):
+        view = evaluation_view(view, protocol)
     file, prefix = weights_file(args)
     images = {"data": spec, "data_root": str(root) if root else None, "view": view}
     if subset := subset_of(args.images):
@@ -49,16 +52,30 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
     if args.subject.random_baseline:
         torch.manual_seed(0)
         encoders |= {"random init": backbone.build()[0], PIXELS: Pixels()}
-    if isinstance(protocol, Cached):
-        encoders = {name: with_blocks(encoder) for name, encoder in encoders.items()}
+    encoders = {name: prepared(encoder, protocol) for name, encoder in encoders.items()}
+
+    facts = {
+        "weights": account,
+        "backbone": backbone,
+        **images,
+        "store": store_of(all_train),
+        "subset": described(subset, train_set) if subset else None,
+        "num_train": len(train_set),
+        "num_test": len(test_set),
+        "classes": train_set.classes,
+        "seeds": list(seeds),
+        "further_tests": [other.facts() for other in further],
+        "transfers": [other.facts() for other in transfers],
+    }
+    states = state_folder(out, {"protocol": protocol, **facts})
 
     def compute() -> tuple[list[Row], str]:
         extractor = Extractor(encoders, view, world, place.workers, place.batch_size)
         neighbours = method.knn_k, method.knn_temperature
-        rows = evaluate(extractor, train_set, test_set, protocol, seeds, *neighbours, further)
-        for other in transfers:
-            whole = replace(protocol, subset="")
-            found = evaluate(extractor, other.train_set, other.test_set, whole, seeds, *neighbours)
+        rows = evaluate(extractor, train_set, test_set, protocol, seeds, *neighbours, further, states)
+        for number, other in enumerate(transfers):
+            sets, whole = (other.train_set, other.test_set), replace(protocol, subset="")
+            found = evaluate(extractor, *sets, whole, seeds, *neighbours, states=states / f"transfer{number}")
             rows += [replace(row, images=other.name) for row in found]
         chosen = []
         for row in rows:
@@ -73,19 +90,7 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
     return Part(
         out,
         {"id": protocol.id, **describe(protocol)},
-        {
-            "weights": account,
-            "backbone": backbone,
-            **images,
-            "store": store_of(all_train),
-            "subset": described(subset, train_set) if subset else None,
-            "num_train": len(train_set),
-            "num_test": len(test_set),
-            "classes": train_set.classes,
-            "seeds": list(seeds),
-            "further_tests": [other.facts() for other in further],
-            "transfers": [other.facts() for other in transfers],
-        },
+        facts,
         (
             str(account),
             f"data: {len(train_set)} train, {len(test_set)} test images, {len(train_set.classes)} classes: {where}",
@@ -94,6 +99,7 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
             f"protocol {protocol.id}, seeds {list(seeds)}, {world.device}",
         ),
         compute,
+        states,
     )
 
 

@@ -31,6 +31,7 @@ class Part:
     facts: what else makes the numbers what they are.
     heading: lines to print before it runs.
     run: returns its rows, and the text to print.
+    states: folder of what it needs to go on after a stop; of no use once its result is written.
     """
 
     out: Path
@@ -38,6 +39,7 @@ class Part:
     facts: Mapping[str, Any]
     heading: tuple[str, ...]
     run: Callable[[], tuple[list[Row], str]]
+    states: Path | None = None
 
 
 def result_file(args: Arguments, protocol: str, images: Mapping[str, Any]) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,14 +15,14 @@ from data import ImageSet
 from parallel import World
 
 from . import knn
-from .augmented import train_head, train_view
+from .augmented import fit as fit_augmented
 from .blocks import LAST, kinds_of, with_blocks
-from .classifier import Classifier
 from .features import Extractor, Pixels
 from .further import FurtherSet
+from .heads import Labelled
 from .intervals import Metric
 from .linear import best_on_test, fit
-from .protocols import KNN_K, KNN_TEMPERATURE, Augmented, Cached, Protocol, on_subset
+from .protocols import KNN_K, KNN_TEMPERATURE, Cached, Protocol, on_subset
 
 PIXELS = "raw pixels"
 
@@ -71,11 +72,15 @@ def evaluate(
     k: int = KNN_K,
     temperature: float = KNN_TEMPERATURE,
     further: Sequence[FurtherSet] = (),
+    states: Path | None = None,
 ) -> list[Row]:
     """Returns a row for each encoder: linear top-1 and top-5 under the protocol's name, and k-NN top-1.
 
     Under `Cached` no image or label of the test split is read before all choices are made. Top-5 is left out where
     there are five classes or fewer. Then come rows of the same heads on each of the `further` test sets, without k-NN.
+
+    Args:
+        states: folder in which trainings on augmented images keep what they need to go on after a stop.
 
     Raises:
         ValueError: as `check_sets`, or features that are not finite. BadImage: an image cannot be read.
@@ -99,7 +104,11 @@ def evaluate(
             classifier, candidates = fitted[name]
             beside = best_on_test(candidates, test[name], test_labels)
         else:
-            classifier, beside = _augmented(encoder, extractor, train_set, test[name], test_labels, protocol, seeds)
+            sets = Labelled(train[name], labels), Labelled(test[name], test_labels)
+            folder = states / name.replace(" ", "-") if states else None
+            what = f"{protocol.id}, {name}"
+            classifier, curves = fit_augmented(encoder, extractor, train_set, *sets, protocol, seeds, what, folder)
+            beside = curves.best_on_test()
         top = classifier.top(test[name])
         metrics = accuracies(top, test_labels) | beside
         if num_classes <= 5:
@@ -124,29 +133,6 @@ def accuracies(top: Tensor, labels: Tensor) -> dict[str, Metric]:
     """Returns {"top1": ..., "top5": ...} of the classes that `Classifier.top` gives, (S, M, k), labels (M,)."""
     hit = top == labels[:, None]
     return {"top1": Metric.of(hit[..., 0]), "top5": Metric.of(hit.any(dim=2))}
-
-
-def _augmented(
-    encoder: nn.Module,
-    extractor: Extractor,
-    train_set: ImageSet,
-    test_features: Tensor,
-    test_labels: Tensor,
-    protocol: Augmented,
-    seeds: Sequence[int],
-) -> tuple[Classifier, dict[str, Metric]]:
-    crop, device, workers = train_view(extractor.view), extractor.device, extractor.workers
-    heads, curves = zip(
-        *(
-            train_head(encoder, train_set, test_features, test_labels, crop, protocol, device, workers, seed)
-            for seed in seeds
-        ),
-        strict=True,
-    )
-    return Classifier(heads), {
-        "top1-best-epoch-on-test": Metric(tuple(max(curve.top1) for curve in curves)),
-        "top5-best-epoch-on-test": Metric(tuple(max(curve.top5) for curve in curves)),
-    }
 
 
 def compare(

@@ -26,6 +26,11 @@ NON_FINITE_EXIT = 70  # EX_SOFTWARE: the loss left the numbers; the same again d
 # preemption for completed and never starts it again.
 STOPPED_EXIT = 75
 
+
+class Stopped(Exception):  # noqa: N818  (stopping is no error)
+    """A signal asked for it, and what was done so far is saved if the program says so: the same command goes on."""
+
+
 _interrupts: list[str] = []  # a Ctrl-C that `pending` has not reported yet
 
 
@@ -56,6 +61,16 @@ def pending() -> str | None:
     waiting = signal.sigpending() & SIGNALS
     # Nobody else takes signals, so this does not wait. (sigtimedwait would do both at once; macOS has none.)
     return signal.Signals(signal.sigwait(waiting)).name if waiting else None
+
+
+def heed() -> None:
+    """Ends what keeps nothing in between, if a signal has asked for it.
+
+    Raises:
+        Stopped: one has.
+    """
+    if notice := pending():
+        raise Stopped(f"stopped by {notice}: run the same command again")
 
 
 def watch_interrupt() -> None:

@@ -12,7 +12,7 @@ import eval_linear
 from augmentations import Center
 from data import Shapes
 from tests.evaluation.conftest import SPEC
-from training import checkpoint
+from training import checkpoint, stop
 from training.recipe import describe
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +55,31 @@ def test_a_run_is_evaluated_on_its_own_images(run, images, capsys):
     assert f"{top1['mean']:.2f} ± {top1['std']:.2f}" in out
     assert "all 90 tensors" in out
     assert [path.name for path in (run / "eval").iterdir()] == ["cached-2ep.json"]  # no temporary file is left
+
+
+def test_a_stopped_evaluation_goes_on_by_the_same_command(run, capsys, monkeypatch):
+    """A signal in the middle of the second encoder's first epoch: 75, then the same numbers as without it."""
+    argv = ["--run", str(run), *FAST, "--protocol", "bt-100ep", "--random-baseline"]
+    assert eval_linear.main([*argv, "--out", str(run / "whole.json")]) == 0
+    asked = iter(range(1000))
+    monkeypatch.setattr(stop, "pending", lambda: "SIGTERM" if next(asked) == 4 else None)
+    capsys.readouterr()
+    assert eval_linear.main(argv) == stop.STOPPED_EXIT
+    assert "stopped by SIGTERM at step" in capsys.readouterr().err
+    assert [path.suffix for path in (run / "eval").iterdir()] == [".unfinished"]
+    monkeypatch.undo()
+    assert eval_linear.main(argv) == 0
+    whole, resumed = (
+        json.loads(file.read_text())["rows"] for file in (run / "whole.json", run / "eval" / "bt-2ep.json")
+    )
+    assert resumed == whole
+    assert [path.name for path in (run / "eval").iterdir()] == ["bt-2ep.json"]
+
+
+def test_a_signal_while_features_are_computed_ends_it_too(run, capsys, monkeypatch):
+    monkeypatch.setattr(stop, "pending", lambda: "SIGTERM")
+    assert eval_linear.main(["--run", str(run), *FAST]) == stop.STOPPED_EXIT
+    assert "stopped by SIGTERM: run the same command again" in capsys.readouterr().err
 
 
 def test_the_same_command_gives_the_same_numbers(run, capsys):

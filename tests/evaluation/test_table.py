@@ -3,8 +3,9 @@ import torch
 
 from augmentations import Center
 from evaluation import table
+from evaluation.augmented import Curves
 from evaluation.blocks import kinds_of, with_blocks
-from evaluation.classifier import Head
+from evaluation.classifier import Classifier, Head
 from evaluation.features import Extractor, Pixels
 from evaluation.protocols import Augmented, Cached
 from evaluation.table import Metric, Row, check_sets, compare, evaluate, format_table
@@ -95,16 +96,11 @@ def test_the_choice_does_not_depend_on_the_test_split(colours):
 
 
 def test_the_papers_protocol_reports_the_last_epoch_and_names_the_best(colours, monkeypatch):
-    monkeypatch.setattr(table, "train_head", lambda *args: table_curve(args[-1]))
-
-    def table_curve(seed):
-        from evaluation.augmented import Curve
-
-        bias = -torch.arange(6.0) + 10 * (torch.arange(6) == seed)  # answers class `seed`, then 0, 1, 2, ... in order
-        head = Head(torch.zeros(3, 6), bias)
-        return head, Curve((10.0 + seed, 50.0, 40.0 + seed), (60.0, 90.0, 80.0))
-
-    protocol = Augmented("bt", epochs=3, batch_size=8, lr=0.3, weight_decay=0)
+    order = -torch.arange(6.0)  # a head answers class `first`, then 0, 1, 2, ... in order
+    heads = tuple(Head(torch.zeros(3, 6), order + 10 * (torch.arange(6) == first)) for first in (0, 4))
+    values = tuple([[[10.0 + seed], [60.0]], [[50.0], [90.0]], [[40.0], [80.0]]] for seed in range(2))
+    monkeypatch.setattr(table, "fit_augmented", lambda *args: (Classifier(heads), Curves(values)))
+    protocol = Augmented("bt", epochs=3, batch_size=8, lrs=(0.3,), weight_decay=0)
     (row,) = evaluate(extractor({"a": Pixels(1)}), colours(30, 6), colours(9, 6), protocol, [0, 4])
     assert row.metrics["linear-bt-3ep/top1"].values == pytest.approx((100 * 2 / 9, 100 / 9))
     assert row.metrics["linear-bt-3ep/top5"].values == pytest.approx((100 * 8 / 9, 100 * 8 / 9))
