@@ -37,10 +37,16 @@ class Subject:
         _unset("DIR", "run folder: its encoder (while it runs, the newest checkpoint's), its view and its data set"),
     ] = None
     weights: Annotated[
-        Path | None,
-        _unset("FILE", "instead of --run: .safetensors, .pth or .pt; every key must fit, or is named as left out"),
+        str | None,
+        _unset(
+            "FILE",
+            "instead of --run: .safetensors, .pth, .pt or .ckpt; every key must fit, or is named as left out; also "
+            "timm:NAME and torchvision:NAME, published weights through those libraries' caches",
+        ),
     ] = None
-    backbone: Annotated[str | None, _unset("NAME", "with --weights: the timm name, such as resnet50")] = None
+    backbone: Annotated[
+        str | None, _unset("NAME", "with --weights: the timm name, such as resnet50; left out: what the keys tell")
+    ] = None
     stem: Annotated[
         Literal["imagenet", "cifar", "cifar-pad2"],
         tyro.conf.arg(help="with --weights: cifar is a 3x3 first convolution and no max-pool"),
@@ -50,7 +56,11 @@ class Subject:
     ] = "{}"
     prefix: Annotated[
         str | None,
-        _unset("TEXT", "with --weights: of the encoder's keys; left out: the one under which the whole encoder stands"),
+        _unset(
+            "TEXT",
+            "with --weights: of the encoder's keys; left out: the one under which the whole encoder stands, and of two "
+            "encoders the one that the file's project evaluates",
+        ),
     ] = None
     random_baseline: Annotated[
         bool, tyro.conf.arg(help="beside it the same network at random initialisation, and raw pixels")
@@ -69,6 +79,9 @@ class Images:
     resize: Annotated[
         int | None,
         _unset("PIXELS", "short side before the centre is cut; left out: --size if given, else the run's, or 256"),
+    ] = None
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic"] | None, _unset("KIND", "of the resize; left out: the run's, or bilinear")
     ] = None
     mean: Annotated[
         tuple[float, float, float] | None, _unset("R G B", "in 0..1; left out: the run's, or ImageNet's")
@@ -238,12 +251,12 @@ def resolve(subject: Subject, images: Images) -> tuple[Backbone, Center, DataSpe
     """
     from augmentations import PROBE_EVAL
     from data import Pairs, Shapes
-    from models import Backbone
 
+    from .published import is_published, published_view
     from .run_folder import image_folder, read_run
 
     if (subject.run is None) == (subject.weights is None):
-        raise ValueError("give one of --run (a folder of pretrain.py) and --weights (with --backbone and --data)")
+        raise ValueError("give one of --run (a folder of pretrain.py) and --weights (with --data)")
     if subject.run is not None:
         for field in fields(subject):
             if field.name not in ("run", "random_baseline") and getattr(subject, field.name) != field.default:
@@ -258,17 +271,38 @@ def resolve(subject: Subject, images: Images) -> tuple[Backbone, Center, DataSpe
             )
         root = None if isinstance(spec, Shapes) else images.data or run.data_root
         return run.backbone, seen_view(run.view, images), spec, root
-    if subject.backbone is None:
-        raise ValueError("--weights needs --backbone: the timm name of the network, such as resnet50")
+    assert subject.weights is not None
     if images.data is None:
         raise ValueError("--weights needs --data: the folder of the images")
-    backbone = Backbone(subject.backbone, _json_object(subject.backbone_kwargs), subject.stem)
-    return backbone, seen_view(PROBE_EVAL, images), image_folder(images.data), images.data
+    view = published_view(subject.weights) if is_published(subject.weights) else PROBE_EVAL
+    return _backbone(subject, subject.weights), seen_view(view, images), image_folder(images.data), images.data
+
+
+def _backbone(subject: Subject, weights: str) -> Backbone:
+    """Returns the network that --backbone names, or else the weights tell."""
+    from models import Backbone
+
+    from .published import is_published, network
+    from .weight_files import read
+    from .weights import told_backbone
+
+    kwargs = _json_object(subject.backbone_kwargs)
+    if is_published(weights):
+        if subject.backbone is not None or subject.prefix is not None:
+            raise ValueError(f"--weights {weights} names its network: leave --backbone and --prefix out")
+        return Backbone(network(weights), kwargs, subject.stem)
+    if subject.backbone is not None:
+        return Backbone(subject.backbone, kwargs, subject.stem)
+    if kwargs or subject.stem != "imagenet":
+        raise ValueError("--backbone-kwargs and --stem go with --backbone: the network they change")
+    return told_backbone(read(Path(weights))[0], weights, subject.prefix)
 
 
 def seen_view(view: Center, images: Images) -> Center:
     """Returns `view` with what the command line changes of it."""
-    given = {name: value for name in ("size", "mean", "std") if (value := getattr(images, name)) is not None}
+    given = {
+        name: value for name in ("size", "interpolation", "mean", "std") if (value := getattr(images, name)) is not None
+    }
     if images.size is not None or images.resize is not None:
         given["resize"] = images.size if images.resize is None else images.resize
     return replace(view, **given)

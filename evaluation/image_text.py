@@ -78,8 +78,9 @@ def read_image_text(folder: Path) -> ImageTextRun:
             f"{folder / 'recipe.json'} describes no networks that this version reads: {type(error).__name__}: {error}"
         ) from None
     account = load(objective, weights_of(folder, EXPORTED)[0], "")
-    if account.left_out:
-        raise ValueError(f"{account.file} holds more than these networks: {', '.join(account.left_out)}")
+    more = [group for group in account.left_out if group.startswith(account.prefix)]
+    if more:
+        raise ValueError(f"{account.file} holds more than these networks: {', '.join(more)}")
     return ImageTextRun(build, objective, parts["text"].tokenizer, run.view, account)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -18,11 +17,10 @@ from .further import further_sets
 from .protocols import Augmented, Protocol
 from .results import Part, result_file
 from .resumable import state_folder
-from .run_folder import weights_of
+from .subject import filled
 from .subset import described, part_of, subset_of
 from .table import PIXELS, Row, check_sets, evaluate, format_table, label
 from .transfer import open_transfers
-from .weights import load
 
 
 def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
@@ -35,14 +33,14 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
     seeds = range(protocol.num_seeds if method.seeds is None else method.seeds)
     backbone, view, spec, root = resolve(args.subject, args.images)
     if isinstance(protocol, Augmented):
+        if args.images.interpolation not in (None, protocol.test_interpolation):
+            raise ValueError(f"{protocol.id} resizes {protocol.test_interpolation}: leave --interpolation out")
         view = evaluation_view(view, protocol)
-    file, prefix = weights_file(args)
+    encoder, account = filled(args.subject, backbone)
     images = {"data": spec, "data_root": str(root) if root else None, "view": view}
     if subset := subset_of(args.images):
         protocol = replace(protocol, subset=subset.id)
     out = result_file(args, protocol.id, images)
-    encoder, _ = backbone.build()
-    account = load(encoder, file, prefix)
     all_train, test_set = spec.open(root, "train"), spec.open(root, "test")
     train_set = part_of(all_train, subset)
     check_sets(train_set, test_set, method.knn_k, method.knn_temperature)
@@ -93,6 +91,7 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
         facts,
         (
             str(account),
+            f"encoder: {backbone}",
             f"data: {len(train_set)} train, {len(test_set)} test images, {len(train_set.classes)} classes: {where}",
             *map(str, (*further, *transfers)),
             f"view: {view}",
@@ -101,19 +100,3 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
         compute,
         states,
     )
-
-
-def weights_file(args: Arguments) -> tuple[Path, str | None]:
-    """Returns (the file that holds the encoder, its keys' prefix if that is known).
-
-    Raises:
-        ValueError: there is none, or it cannot be read.
-    """
-    run, weights = args.subject.run, args.subject.weights
-    if run is None:
-        assert weights is not None
-        if not weights.is_file():
-            raise ValueError(f"--weights {weights}: no such file")
-        return weights, args.subject.prefix
-    file, is_checkpoint = weights_of(run, "encoder/model.safetensors")
-    return file, "encoder." if is_checkpoint else ""

@@ -16,6 +16,7 @@ from training.atomic import write_json_atomic
 from training.recipe import describe, first_difference
 
 from .command import Arguments
+from .published import is_published
 from .table import Row, plain_rows
 
 FORMAT = 1
@@ -56,7 +57,7 @@ def result_file(args: Arguments, protocol: str, images: Mapping[str, Any]) -> Pa
         out = run / "eval" / name
     else:
         assert weights is not None
-        out = weights.with_name(f"{weights.name}.{name}")
+        out = Path(f"{weights.replace(':', '-') if is_published(weights) else weights}.{name}")
     if out.suffix != ".json":
         raise ValueError(f"--out {out} should end in .json")
     try:

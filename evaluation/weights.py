@@ -1,26 +1,21 @@
-"""Weights from files, every key accounted for: a probe never runs on a partly random encoder unnoticed."""
+"""Weights into an encoder, every key accounted for: a probe never runs on a partly random encoder unnoticed."""
 
 from __future__ import annotations
 
-import hashlib
-import warnings
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-State = Mapping[str, Tensor]
+from models import Backbone
 
-# Where a training script's file keeps its state dict: ours; the official Barlow Twins checkpoint.pth; many others.
-CONTAINERS = ("objective", "model", "state_dict")
-# What may stand beside a backbone that has no prefix; the classifier that timm names for the backbone comes on top.
-HEADS = ("fc", "head", "classifier", "projector", "predictor")
-SHOWN = 3  # keys named in a message
+from .layouts import AS_OURS, COMMON, EVALUATED, HEADS, NAMINGS, Naming
+from .weight_files import Tensors, read, some
 
 
 @dataclass(frozen=True)
@@ -29,147 +24,157 @@ class Account:
 
     file: str
     sha256: str
-    container: str  # "" for a plain state dict
-    prefix: str  # taken off each key
+    naming: str
+    prefix: str  # taken off each key: where in the file the encoder stands
     num_loaded: int
-    left_out: dict[str, int]  # tensors that are no part of the encoder, counted by the first parts of their name
+    stored_as: str  # types of its floating-point tensors; float32 here
+    left_out: dict[str, int]  # tensors that are no part of the encoder, counted by the beginning of their name
 
     def __str__(self) -> str:
-        """Returns one line to print."""
-        where = f" under {self.container!r}" if self.container else ""
-        how = f"prefix {self.prefix!r} taken off" if self.prefix else "no prefix"
-        beside = ", ".join(f"{group}* ({count})" for group, count in self.left_out.items()) or "nothing"
-        return (
-            f"weights: all {self.num_loaded} tensors of the encoder from {self.file}{where}, {how}; left out: {beside}"
-        )
+        """Returns a table to print."""
+        stored = "" if self.stored_as == "float32" else f", stored as {self.stored_as}"
+        encoder = f"the encoder, all {self.num_loaded} tensors of it, {self.naming}{stored}"
+        rows = [(str(self.num_loaded), f"{self.prefix}*", encoder)]
+        for group, count in self.left_out.items():
+            rows.append((str(count), f"{group}*" if group.endswith(".") else group, "left out"))
+        wide = max(len(keys) for _, keys, _ in rows)
+        lines = [f"  {count:>7}  {keys:<{wide}}  {fate}" for count, keys, fate in rows]
+        return "\n".join([f"weights: {self.file}, sha256 {self.sha256[:12]}...", "  tensors  keys", *lines])
 
 
 def load(encoder: nn.Module, path: Path, prefix: str | None = None) -> Account:
-    """Fills `encoder` from a .safetensors, .pth or .pt file; returns where every key went.
+    """Fills `encoder` from a file; returns where every key went.
 
     Args:
-        prefix: of the encoder's keys in the file; None: the one under which the whole encoder is found.
+        prefix: of the encoder's keys in the file, with or without the name of the dict that holds them; None: the one
+            under which the whole encoder is found.
 
     Raises:
         ValueError: the file cannot be read as weights, or does not hold exactly this encoder; the encoder is unchanged.
     """
-    content, digest = _read(path)
-    container, state = _state(content, path)
-    prefix, left_out = fill(encoder, state, str(path), prefix)
-    return Account(str(path), digest, container, prefix, len(encoder.state_dict()), left_out)
+    tensors, digest = read(path)
+    return fill(encoder, tensors, str(path), digest, prefix)
 
 
-def fill(encoder: nn.Module, state: State, source: str, prefix: str | None = None) -> tuple[str, dict[str, int]]:
-    """Fills `encoder` from a state dict; returns (the prefix taken off, what was left out).
+def fill(encoder: nn.Module, tensors: Tensors, source: str, sha256: str = "", prefix: str | None = None) -> Account:
+    """Fills `encoder` from tensors by name; returns where each went.
 
-    Under the prefix every key must be the encoder's, in shape too, or a classifier's; nothing may be missing.
+    Under the prefix every key must be the encoder's, in shape too, or a head's; nothing may be missing.
 
     Raises:
         ValueError: naming `source`, the counts and the first missing, unexpected and mis-shaped keys.
     """
     target = encoder.state_dict()
-    if prefix is None:
-        prefix = _prefix(target, state, source)
-    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    heads = _heads(encoder, prefix)
-    missing = [key for key in target if key not in inside]
-    unexpected = [key for key in inside if key not in target and not key.startswith(heads)]
-    shapes = [
-        f"{key} {_shape(inside[key])} for {_shape(target[key])}"
-        for key in target
-        if key in inside and inside[key].shape != target[key].shape
-    ]
-    if missing or unexpected or shapes:
-        problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-        found = "; ".join(f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems if keys)
-        found += _hint(target, inside)
-        raise ValueError(f"{source} does not hold this encoder's {len(target)} tensors (prefix {prefix!r}): {found}")
-    encoder.load_state_dict({key: inside[key] for key in target}, strict=True)
-    used = {prefix + key for key in target}
-    return prefix, dict(Counter(_group(key) for key in state if key not in used))
-
-
-def sha256(path: Path) -> str:
-    """Returns the file's digest, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(path: Path) -> tuple[Any, str]:
-    if not path.is_file():
-        raise ValueError(f"--weights {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path), sha256(path)
-        with warnings.catch_warnings(action="ignore"):  # torch's guesses about damaged files
-            return torch.load(path, map_location="cpu", weights_only=True), sha256(path)
-    except Exception as error:  # damaged bytes can make a reader raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    found = _places(target, tensors, prefix)
+    if len(found) > 1:
+        prefixes = " or ".join(place.prefix or "''" for place in found)
+        raise ValueError(f"{source} holds this encoder {len(found)} times: choose with --prefix {prefixes}")
+    place = found[0]
+    problems = _problems(encoder, tensors, place)
+    if problems:
+        others = " or ".join(map(flags, fitting(tensors, prefix)))
         raise ValueError(
-            f"{path} cannot be read as weights: {reason[:200]} (a .safetensors file, or a .pth of tensors, numbers and "
-            "strings only: code in a file is never run)"
-        ) from None
-
-
-def _state(content: Any, path: Path) -> tuple[str, State]:
-    """Returns (the container's name, the state dict)."""
-    if _is_state(content):
-        return "", content
-    if isinstance(content, Mapping):
-        for name in CONTAINERS:
-            if _is_state(content.get(name)):
-                return name, content[name]
-    keys = (
-        f"holds {_some([str(key) for key in content])}"
-        if isinstance(content, Mapping)
-        else f"is a {type(content).__name__}"
-    )
-    raise ValueError(f"{path} {keys}: no state dict at the top or under {', '.join(CONTAINERS)}")
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(item, Tensor) for item in value.values())
-
-
-def _prefix(target: State, state: State, source: str) -> str:
-    """Returns the prefix under which all keys of the encoder are found, or else, for the message, most of them."""
-    first, *_, last = target  # either may be what the file lacks
-    candidates = {
-        key.removesuffix(end) for end in (first, last) for key in state if key == end or key.endswith(f".{end}")
-    }
-    hits = {prefix: sum(prefix + key in state for key in target) for prefix in {"", *candidates}}
-    complete = sorted(prefix for prefix, count in hits.items() if count == len(target))
-    if len(complete) > 1:
-        raise ValueError(
-            f"{source} holds this encoder {len(complete)} times: choose with --prefix {' or '.join(complete)}"
+            f"{source} does not hold this encoder's {len(target)} tensors (prefix {place.prefix!r}): {problems}"
+            + (f". It holds those of {others}" if others else "")
         )
-    return max(sorted(hits), key=lambda prefix: hits[prefix])
+    names = {key: place.prefix + place.naming(key) for key in target}
+    encoder.load_state_dict({key: tensors[name] for key, name in names.items()}, strict=True)
+    taken = set(names.values())
+    types = sorted(
+        {str(tensors[name].dtype).removeprefix("torch.") for name in taken if tensors[name].is_floating_point()}
+    )
+    left_out = Counter(_group(key, place.prefix) for key in tensors if key not in taken)
+    return Account(source, sha256, place.naming.what, place.prefix, len(target), ", ".join(types), dict(left_out))
 
 
-def _heads(encoder: nn.Module, prefix: str) -> tuple[str, ...]:
-    """Returns how keys of heads may begin inside the prefix."""
+def told_backbone(tensors: Tensors, source: str, prefix: str | None = None) -> Backbone:
+    """Returns the one common network that would be filled by these tensors.
+
+    Raises:
+        ValueError: there is none, or there are several that only the user can tell apart.
+    """
+    found = list(fitting(tensors, prefix))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{source} fits {len(found)} networks: choose {' or '.join(map(flags, found))}")
+    raise ValueError(
+        f"{source} fits none of the common networks: name its own by --backbone, the timm name such as resnet50"
+    )
+
+
+def fitting(tensors: Tensors, prefix: str | None = None) -> Iterator[Backbone]:
+    """Yields the common networks that these tensors would fill, shapes included."""
+    for (end, shape), backbones in COMMON.items():
+        if any(key.endswith(end) and tuple(value.shape) == shape for key, value in tensors.items()):
+            for backbone in backbones:
+                with torch.device("meta"):
+                    encoder, _ = backbone.build()
+                places = _places(encoder.state_dict(), tensors, prefix)
+                if any(not _problems(encoder, tensors, place) for place in places):
+                    yield backbone
+
+
+def flags(backbone: Backbone) -> str:
+    """Returns the flags that name the network."""
+    kwargs = f" --backbone-kwargs '{json.dumps(dict(backbone.kwargs))}'" if backbone.kwargs else ""
+    return f"--backbone {backbone.name}{kwargs}" + ("" if backbone.stem == "imagenet" else f" --stem {backbone.stem}")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an encoder stands among the tensors of a file, and how it is named there."""
+
+    naming: Naming
+    prefix: str
+
+
+def _places(target: Tensors, tensors: Tensors, given: str | None) -> list[_Place]:
+    """Returns where the whole encoder stands, without those that its project does not evaluate; else the best guess."""
+    counts: list[tuple[int, _Place]] = []
+    namings = {tuple(map(naming, target)): naming for naming in reversed(NAMINGS)}  # those that differ for this one
+    for names, naming in reversed(namings.items()):
+        ends = {names[0], names[-1]}  # either may be what the file lacks
+        prefixes = {key.removesuffix(end) for end in ends for key in tensors if key == end or key.endswith(f".{end}")}
+        for prefix in sorted({"", *prefixes}):
+            # the given one may leave out the name of the dict around it
+            if given is None or given in (prefix, prefix.partition(".")[2]):
+                counts.append((sum(prefix + name in tensors for name in names), _Place(naming, prefix)))
+    whole = [place for count, place in counts if count == len(target)]
+    evaluated = [place for place in whole if not any(_counts_more(other.prefix, place.prefix) for other in whole)]
+    best = max(counts, key=lambda found: found[0], default=(0, _Place(AS_OURS, given or "")))[1]
+    return evaluated or [best]
+
+
+def _counts_more(prefix: str, other: str) -> bool:
+    """Returns whether of two encoders in a file the one under `prefix` is what its project evaluates."""
+    mine, others = prefix.split("."), other.split(".")
+    return any(first in mine and second in others and first not in others for first, second in EVALUATED)
+
+
+def _problems(encoder: nn.Module, tensors: Tensors, place: _Place) -> str:
+    """Returns what forbids to fill the encoder from there: counts and first keys; "": nothing."""
+    ours = {place.naming(key): value for key, value in encoder.state_dict().items()}
+    inside = {key.removeprefix(place.prefix): value for key, value in tensors.items() if key.startswith(place.prefix)}
     named = getattr(encoder, "pretrained_cfg", {}).get("classifier") or ()
-    classifier = (named,) if isinstance(named, str) else tuple(named)
-    return tuple(f"{name}." for name in (*classifier, *(() if prefix else HEADS)))
+    heads = (*((named,) if isinstance(named, str) else named), *HEADS)
+    missing = [key for key in ours if key not in inside]
+    unexpected = [key for key in inside if key not in ours and not f"{key}.".startswith(tuple(f"{h}." for h in heads))]
+    shapes = [
+        f"{key} {_shape(inside[key])} for {_shape(ours[key])}"
+        for key in ours
+        if key in inside and inside[key].shape != ours[key].shape
+    ]
+    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
+    return "; ".join(f"{len(keys)} {what} ({some(keys)})" for what, keys in problems if keys)
 
 
-def _group(key: str) -> str:
-    """Returns the first parts of a key: "module.projector." of "module.projector.0.weight"."""
+def _group(key: str, prefix: str) -> str:
+    """Returns the beginning of a key up to the part where it leaves the prefix: "model.projector." for "model.net."."""
     parts = key.split(".")
-    return ".".join(parts[: 2 if parts[0] in ("module", "model") else 1]) + ("." if len(parts) > 1 else "")
-
-
-def _hint(target: State, inside: State) -> str:
-    first = "conv1.weight"
-    if first in target and first in inside and inside[first].shape[2:] != target[first].shape[2:]:
-        side = inside[first].shape[-1]
-        return f". Its first convolution is {side} x {side}: try --stem {'cifar' if side == 3 else 'imagenet'}"
-    return ""
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(parts, prefix.split("."), strict=False)))
+    return ".".join(parts[: shared + 1]) + ("." if len(parts) > shared + 1 else "")
 
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")

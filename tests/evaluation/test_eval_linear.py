@@ -108,7 +108,7 @@ def test_a_run_that_still_trains_gives_its_newest_checkpoint(run, capsys):
     result = json.loads((run / "eval" / "cached-2ep.json").read_text())
     assert result["rows"] == exported["rows"]
     assert "step_00000005" in result["weights"]["file"]
-    assert result["weights"]["left_out"] == {"head.": 1}
+    assert result["weights"]["left_out"] == {"objective.head.": 1}
 
 
 def refused_quietly(capsys, *argv: str) -> str:
@@ -134,8 +134,8 @@ def test_weights_of_another_project(tmp_path, images, capsys):
         "knn-k3-T0.07/top1",
     ]
     assert (result["view"]["resize"], result["view"]["size"]) == (16, 16)
-    assert result["weights"]["left_out"] == {"module.projector.": 1}
-    assert (result["weights"]["container"], result["weights"]["prefix"]) == ("model", "module.backbone.")
+    assert result["weights"]["left_out"] == {"model.module.projector.": 1}
+    assert result["weights"]["prefix"] == "model.module.backbone."
 
 
 def test_bad_input_is_refused_in_a_line(run, images, tmp_path, capsys, monkeypatch):
@@ -152,7 +152,10 @@ def test_bad_input_is_refused_in_a_line(run, images, tmp_path, capsys, monkeypat
     assert "k 43" in refused(capsys, "--run", str(run), "--knn-k", "43")
     assert "should end in .json" in refused(capsys, "--run", str(run), "--out", str(run / "encoder" / "config.txt"))
     assert "no such folder" in refused(capsys, "--run", str(run), "--data", str(tmp_path / "absent"))
-    assert "needs --backbone" in refused(capsys, *weights, *data)
+    assert "name its own by --backbone" in refused(capsys, *weights, *data)
+    interpolation = ["--protocol", "bt-100ep", "--interpolation", "bicubic"]
+    assert "bt-100ep resizes bilinear" in refused(capsys, "--run", str(run), *interpolation)
+    assert "go with --backbone" in refused(capsys, *weights, *data, "--stem", "cifar")
     assert "needs --data" in refused(capsys, *weights, "--backbone", "resnet10t")
     assert "did you mean resnet50" in refused(capsys, *weights, "--backbone", "resnet500", *data)
     assert "does not hold this encoder's" in refused(capsys, *weights, "--backbone", "resnet10t", *data)

@@ -1,12 +1,15 @@
+import argparse
 import hashlib
 import os
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from evaluation.weights import fill, load
+from evaluation.weights import fill, load, told_backbone
 from models import Backbone
 
 SPEC = Backbone("resnet10t", {"channels": (8, 8, 8, 8)})
@@ -39,36 +42,48 @@ def test_plain_files(tmp_path, trained):
     save_file(trained, tmp_path / "plain.safetensors")
     for name in ("plain.pth", "plain.safetensors"):
         account = loads(tmp_path / name, trained)
-        assert (account.container, account.prefix, account.left_out) == ("", "", {})
-        assert str(account).endswith("no prefix; left out: nothing")
+        assert (account.prefix, account.left_out, account.stored_as) == ("", {}, "float32")
 
 
-def test_the_official_checkpoint(tmp_path, trained):
-    """Layout of facebookresearch/barlowtwins main.py at 8e8d284: the DDP model with backbone, projector and bn."""
-    model = {
-        **prefixed("module.backbone.", trained),
-        "module.projector.0.weight": torch.zeros(4, 8),
-        "module.projector.1.weight": torch.zeros(4),
-        "module.bn.running_mean": torch.zeros(4),
-    }
+def test_the_table_accounts_for_every_tensor_of_the_file(tmp_path, trained):
+    """The optimizer's too: here 90 + 2 + 1 + 1."""
+    model = {**prefixed("module.backbone.", trained), "module.projector.0.weight": torch.zeros(4, 8)}
+    model |= {"module.projector.1.weight": torch.zeros(4), "module.step": torch.zeros(())}
     optimizer = {"state": {0: {"mu": torch.zeros(2)}}, "param_groups": [{"lr": 0.2, "params": [0]}]}
-    torch.save({"epoch": 1000, "model": model, "optimizer": optimizer}, tmp_path / "checkpoint.pth")
-    account = loads(tmp_path / "checkpoint.pth", trained)
-    assert (account.container, account.prefix) == ("model", "module.backbone.")
-    assert account.left_out == {"module.projector.": 2, "module.bn.": 1}
-    assert "module.projector.* (2), module.bn.* (1)" in str(account)
+    torch.save({"epoch": 1000, "model": model, "optimizer": optimizer}, tmp_path / "file.pth")
+    first, *rows = str(loads(tmp_path / "file.pth", trained)).splitlines()
+    assert first.startswith(f"weights: {tmp_path / 'file.pth'}, sha256 ")
+    assert rows == [
+        "  tensors  keys",
+        "       90  model.module.backbone.*   the encoder, all 90 tensors of it, named as here",
+        "        2  model.module.projector.*  left out",
+        "        1  model.module.step         left out",
+        "        1  optimizer.*               left out",
+    ]
 
 
-def test_our_checkpoint(tmp_path, trained):
+def test_a_prefix_may_leave_out_the_dict_around_it(tmp_path, trained):
     objective = {**prefixed("encoder.", trained), "head.0.weight": torch.zeros(4, 8)}
     torch.save({"step": 3, "recipe": {}, "objective": objective, "optimizer": {}, "scaler": {}}, tmp_path / "step.pt")
-    account = loads(tmp_path / "step.pt", trained, prefix="encoder.")
-    assert account.left_out == {"head.": 1}
+    for prefix in ("encoder.", "objective.encoder."):
+        account = loads(tmp_path / "step.pt", trained, prefix)
+        assert (account.prefix, account.left_out) == ("objective.encoder.", {"objective.head.": 1})
 
 
-def test_a_classifier_is_left_out_and_named(tmp_path, trained):
-    torch.save({**trained, "fc.weight": torch.zeros(5, 8), "fc.bias": torch.zeros(5)}, tmp_path / "with_fc.pth")
-    assert loads(tmp_path / "with_fc.pth", trained).left_out == {"fc.": 2}
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_heads_beside_the_backbone_are_left_out_and_named(tmp_path, trained, prefix):
+    heads = {f"{prefix}fc.0.weight": torch.zeros(5, 8), f"{prefix}fc.0.bias": torch.zeros(5)}
+    torch.save({**prefixed(prefix, trained), **heads, f"{prefix}mask_token": torch.zeros(1)}, tmp_path / "heads.pth")
+    assert loads(tmp_path / "heads.pth", trained).left_out == {f"{prefix}fc.": 2, f"{prefix}mask_token": 1}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_become_float32(tmp_path, trained, dtype):
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in trained.items()}
+    torch.save(state, tmp_path / "half.pth")
+    account = loads(tmp_path / "half.pth", {key: value.to(trained[key].dtype) for key, value in state.items()})
+    assert account.stored_as == str(dtype).removeprefix("torch.")
+    assert f"stored as {account.stored_as}" in str(account)
 
 
 def test_torchvision_and_timm_name_resnet50_alike():
@@ -78,7 +93,8 @@ def test_torchvision_and_timm_name_resnet50_alike():
     state = {key: value for key, value in resnet50().state_dict().items() if not key.startswith("fc.")}
     assert len(state) == 318
     encoder, width = Backbone("resnet50").build()
-    assert fill(encoder, state, "resnet50.pth") == ("", {})
+    account = fill(encoder, state, "resnet50.pth")
+    assert (account.prefix, account.num_loaded, account.left_out) == ("", 318, {})
     assert width == 2048
     assert torch.equal(encoder.state_dict()["layer3.2.conv2.weight"], state["layer3.2.conv2.weight"])
 
@@ -110,35 +126,82 @@ def test_a_file_that_strict_false_would_swallow_is_refused(tmp_path, trained, fa
         assert torch.equal(value, before[key]), key
 
 
-def test_another_stem_gets_a_hint(trained):
+def test_weights_of_another_architecture_are_named(tmp_path, trained):
+    """What was asked for, what differs first, and whose weights they are."""
+    state = prefixed("state_dict.module.backbone.", Backbone("resnet18").build()[0].state_dict())
+    with pytest.raises(ValueError, match=r"\d+ missing .*\(conv1\.0\..*It holds those of --backbone resnet18$"):
+        fill(Backbone("resnet18d").build()[0], state, "file")
+    with pytest.raises(ValueError, match=r"shape \(.*\)$"):
+        fill(Backbone("resnet10t", {"channels": (8, 8, 8, 16)}).build()[0], trained, "file")
+
+
+def test_what_no_shape_tells_is_asked(trained):
     cifar, _ = Backbone("resnet18", stem="cifar").build()
     plain, _ = Backbone("resnet18").build()
-    with pytest.raises(ValueError, match="--stem cifar"):
+    both = "--backbone resnet18 --stem cifar or --backbone resnet18 --stem cifar-pad2"
+    with pytest.raises(ValueError, match=both):
         fill(plain, cifar.state_dict(), "file")
-    with pytest.raises(ValueError, match="--stem imagenet"):
-        fill(cifar, plain.state_dict(), "file")
+    with pytest.raises(ValueError, match=f"fits 2 networks: choose {both}$"):
+        told_backbone(cifar.state_dict(), "file")
+    with pytest.raises(ValueError, match="name its own by --backbone"):
+        told_backbone(trained, "file")
+    assert told_backbone(prefixed("net.", plain.state_dict()), "file") == Backbone("resnet18")
 
 
 def test_two_whole_encoders_are_ambiguous(tmp_path, trained):
-    teacher = {key: value + 1 for key, value in trained.items()}
-    torch.save({**prefixed("student.", trained), **prefixed("teacher.", teacher)}, tmp_path / "two.pth")
-    with pytest.raises(ValueError, match=r"--prefix student\. or teacher\."):
+    second = {key: value + 1 for key, value in trained.items()}
+    torch.save({**prefixed("one.", trained), **prefixed("two.", second)}, tmp_path / "two.pth")
+    with pytest.raises(ValueError, match=r"--prefix one\. or two\."):
         load(SPEC.build()[0], tmp_path / "two.pth")
-    account = loads(tmp_path / "two.pth", teacher, prefix="teacher.")
-    assert account.left_out == {"student.": 90}
+    assert loads(tmp_path / "two.pth", second, prefix="two.").left_out == {"one.": 90}
 
 
 class _Hostile:
+    def __init__(self, call, *args):
+        self.call, self.args = call, args
+
     def __reduce__(self):
-        return os.mkdir, ("ran",)
+        return self.call, self.args
 
 
-def test_code_in_a_file_is_never_run(tmp_path, trained, monkeypatch):
+@pytest.mark.parametrize("call", [os.mkdir, shutil.rmtree, eval])
+def test_code_in_a_file_is_never_run(tmp_path, trained, monkeypatch, call):
+    """Names of the operating system are refused; any other stands for an empty class, so its weights can be read."""
     monkeypatch.chdir(tmp_path)
-    torch.save({"model": trained, "extra": _Hostile()}, tmp_path / "hostile.pth")
-    with pytest.raises(ValueError, match=r"hostile\.pth cannot be read as weights"):
-        load(SPEC.build()[0], tmp_path / "hostile.pth")
-    assert not (tmp_path / "ran").exists()
+    (tmp_path / "kept").mkdir()
+    argument = {os.mkdir: "made", shutil.rmtree: "kept", eval: "__import__('os').mkdir('made')"}[call]
+    torch.save({"model": trained, "extra": _Hostile(call, argument)}, tmp_path / "hostile.pth")
+    if call is os.mkdir:
+        with pytest.raises(ValueError, match=r"hostile\.pth cannot be read as weights"):
+            load(SPEC.build()[0], tmp_path / "hostile.pth")
+    else:
+        loads(tmp_path / "hostile.pth", trained)
+    assert (tmp_path / "kept").exists()
+    assert not (tmp_path / "made").exists()
+
+
+class _Setting:
+    """Stands for what a training script keeps beside its weights: here any object with state."""
+
+    def __init__(self):
+        self.values = [1, {"lr": 0.1}]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_objects_beside_the_weights_do_no_harm(tmp_path, trained, legacy):
+    """A command line and NumPy numbers, as in a checkpoint of DINO; a configuration, as in one of Lightning."""
+    extra = {"args": argparse.Namespace(lr=0.1, crops=(0.4, 1.0))}
+    if not legacy:
+        extra |= {"optimizer": {"lr": np.float64(0.1)}, "hyper_parameters": _Setting()}
+    path = tmp_path / "file.ckpt"
+    torch.save({"state_dict": trained, **extra}, path, _use_new_zipfile_serialization=not legacy)
+    assert loads(path, trained).left_out == {}
+
+
+def test_a_pickled_network_is_no_state_dict(tmp_path):
+    torch.save(_Setting(), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"whole pickled network: save its state_dict"):
+        load(nn.Linear(2, 2), tmp_path / "whole.pth")
 
 
 @pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors", "list.pth", "absent.pth", "empty.pth"])
@@ -149,3 +212,5 @@ def test_what_holds_no_weights_is_refused(tmp_path, name):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match=name):
         load(nn.Linear(2, 2), tmp_path / name)
+    with pytest.raises(ValueError, match="is a folder: give the file, or --run"):
+        load(nn.Linear(2, 2), tmp_path)
