@@ -2,6 +2,7 @@
 
     python eval_linear.py --run RUN --data DIR
     python eval_linear.py --weights resnet50.pth --backbone resnet50 --data IMAGENET --protocol bt-100ep
+    python eval_linear.py --run RUN --data IMAGENET --subset 1% --subset-file 1percent.txt --finetune bt
     python eval_linear.py --run RUN --zero-shot imagenet --data IMAGENET --retrieval PAIRS --split test
 
 Prints a table and writes it as JSON. Exit codes: 0 done; 2 bad input, found before anything was computed or
@@ -57,6 +58,10 @@ def evaluate_all(args: Arguments) -> int:
         world.stop()
         raise ValueError(f"the evaluation runs in one process, {world.size} were started: leave torchrun or srun out")
     parts = [linear_probe(args, protocol, world)] if protocol else []
+    if args.method.finetune:
+        from evaluation.finetune import finetuning
+
+        parts.append(finetuning(args, world))
     if args.captions.asked:
         from evaluation.tasks import image_text_parts
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # these import torch and timm: --help does without
     from .run_folder import DataSpec
 
 DEFAULT = next(iter(PROTOCOLS))
+PROBE_IMAGES = ("subset", "subset_file", "test", "real", "transfer")  # of no meaning without heads
+FINETUNE_FLAGS = ("finetune", "epochs", "seeds", "subset", "subset_file")
 _SEEDS = ", ".join(f"{protocol.id} {protocol.num_seeds}" for protocol in PROTOCOLS.values())
 
 
@@ -119,6 +121,14 @@ class Method:
             f"{DEFAULT}, or with --zero-shot or --retrieval none",
         ),
     ] = None
+    finetune: Annotated[
+        Literal["bt", "vicreg", "simclr"] | None,
+        _unset(
+            "PAPER",
+            "instead of a probe: train a copy of the encoder, too, with the rates of Barlow Twins', VICReg's or "
+            "SimCLR's paper for --subset 1% or 10%",
+        ),
+    ] = None
     epochs: Annotated[
         int | None, _unset("N", "of the probe; others than the protocol's make another protocol, such as bt-10ep")
     ] = None
@@ -196,7 +206,7 @@ class Arguments:
     @property
     def probe(self) -> str | None:
         """Returns the id of the linear probe's protocol, or None: no probe is asked."""
-        return self.method.protocol or (None if self.captions.asked else DEFAULT)
+        return self.method.protocol or (None if self.captions.asked or self.method.finetune else DEFAULT)
 
 
 def parse(argv: Sequence[str], description: str | None) -> Arguments:
@@ -228,16 +238,18 @@ def _check_together(args: Arguments) -> None:
     if captions.asked and args.subject.run is None:
         raise ValueError("--zero-shot and --retrieval need --run: a run of pretrain.py on images and captions")
     if args.probe is None:
-        for field in fields(args.method):
-            if getattr(args.method, field.name) != field.default:
-                raise ValueError(
-                    f"--{field.name.replace('_', '-')} is the probe's, which --zero-shot and --retrieval leave out: "
-                    f"add --protocol {DEFAULT} for it"
-                )
-        for name in ("subset", "subset_file", "test", "real", "transfer"):
-            if getattr(args.images, name):
-                raise ValueError(f"--{name.replace('_', '-')} is for a probe: add --protocol {DEFAULT} for it")
-    results = [args.probe, captions.zero_shot, captions.retrieval]
+        allowed = FINETUNE_FLAGS if args.method.finetune else ()
+        why = (
+            "not --finetune's" if allowed else f"which --zero-shot and --retrieval leave out: add --protocol {DEFAULT}"
+        )
+        for part, names in ((args.method, [field.name for field in fields(args.method)]), (args.images, PROBE_IMAGES)):
+            default = type(part)()
+            for name in names:
+                if name not in allowed and getattr(part, name) != getattr(default, name):
+                    raise ValueError(f"--{name.replace('_', '-')} is the probe's, {why}")
+    elif args.method.finetune:
+        raise ValueError("--finetune and --protocol are two evaluations: give one, then the other")
+    results = [args.probe, args.method.finetune, captions.zero_shot, captions.retrieval]
     num_results = sum(asked is not None for asked in results)
     if args.place.out is not None and num_results > 1:
         raise ValueError(f"--out {args.place.out} is one file, and {num_results} results are asked for: leave it out")

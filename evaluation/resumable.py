@@ -102,7 +102,7 @@ class Learner(Protocol):
         ...
 
     def measure(self) -> list[Any]:
-        """Returns numbers to keep; asked on the main rank at the end of each epoch."""
+        """Returns numbers to keep, those of the main rank; asked on every rank at the end of each epoch."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def learn(
                 )
             own = np.concatenate([np.empty(0, np.int64), *(samples for _, samples in pieces)])
             learner.step(seen, labels[own].to(world.device), len(course.batch(step)), step)
-            if course.ends_epoch(step) and world.is_main:
+            if course.ends_epoch(step):
                 curve.append(learner.measure())
             if time.monotonic() - saved_at > SAVE_EVERY_S or step + 1 == course.num_steps:
                 save(step + 1)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from data import ImageSet
+from data.order import epoch_order
 
 from .command import Images
 
@@ -67,7 +68,7 @@ class Balanced:
     def take(self, images: ImageSet) -> Subset:
         """Returns the images: a function of the labels alone, so the same in a folder and in what was packed of it."""
         labels = images.labels
-        shuffled = np.random.default_rng(0).permutation(len(labels))
+        shuffled = epoch_order(seed=0, epoch=0, num_samples=len(labels))  # the same with any version of any library
         of_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
         counts = np.bincount(labels, minlength=len(images.classes))
         place = np.arange(len(labels)) - np.repeat(counts.cumsum() - counts, counts)  # in the order of its class

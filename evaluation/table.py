@@ -33,7 +33,7 @@ class Row:
 
     predicted: classes of the test images by the linear probe's first seed, (M,) int64, for pictures; None: no probe.
     images: the images it is about, where they are others than the test split that the result names.
-    seconds: of heads and k-NN; features, which the rows share, come before. No part of the result.
+    seconds: of heads and k-NN, or of fine-tuning; features, which the rows share, come before. No part of the result.
     """
 
     encoder: str
@@ -50,6 +50,16 @@ def check_sets(train_set: ImageSet, test_set: ImageSet, k: int, temperature: flo
     Raises:
         ValueError: the two splits name different classes, or k-NN's k or temperature does not fit.
     """
+    check_classes(train_set, test_set)
+    knn.check(k, temperature, len(train_set))
+
+
+def check_classes(train_set: ImageSet, test_set: ImageSet) -> None:
+    """Refuses splits of other classes.
+
+    Raises:
+        ValueError: naming them.
+    """
     if train_set.classes != test_set.classes:
         only_train = [name for name in train_set.classes if name not in set(test_set.classes)]
         only_test = [name for name in test_set.classes if name not in set(train_set.classes)]
@@ -60,7 +70,6 @@ def check_sets(train_set: ImageSet, test_set: ImageSet, k: int, temperature: flo
             if names
         )
         raise ValueError(f"the classes of train and test differ: {found or 'the same names in another order'}")
-    knn.check(k, temperature, len(train_set))
 
 
 def evaluate(

@@ -25,33 +25,39 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+def colour_set(num: int, noise: float, seed: int = 0, num_classes: int = 6) -> Pixels:
+    """Returns 12 x 12 images whose classes differ in colour alone."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num) % num_classes
+    centre = np.random.default_rng(7).uniform(60, 200, size=(num_classes, 3))
+    values = centre[labels][:, None, None, :] + rng.normal(0, noise, size=(num, 1, 1, 3))
+    pixels = np.clip(values + rng.normal(0, 2, size=(num, 12, 12, 3)), 0, 255).astype(np.uint8)
+    return Pixels(Path("colours"), tuple(f"class{i}" for i in range(num_classes)), pixels, labels)
+
+
 @pytest.fixture
 def colours():
     """Makes image sets whose classes differ in colour alone: colours(rows, noise) -> set of 12 x 12 images."""
-
-    def make(num: int, noise: float, seed: int = 0, num_classes: int = 6) -> Pixels:
-        rng = np.random.default_rng(seed)
-        labels = np.arange(num) % num_classes
-        centre = np.random.default_rng(7).uniform(60, 200, size=(num_classes, 3))
-        values = centre[labels][:, None, None, :] + rng.normal(0, noise, size=(num, 1, 1, 3))
-        pixels = np.clip(values + rng.normal(0, 2, size=(num, 12, 12, 3)), 0, 255).astype(np.uint8)
-        return Pixels(Path("colours"), tuple(f"class{i}" for i in range(num_classes)), pixels, labels)
-
-    return make
+    return colour_set
 
 
-@pytest.fixture
-def encoder() -> nn.Module:
+def small_encoder(dropout: float = 0.5, seed: int = 0) -> nn.Sequential:
     """Returns a small network with a BatchNorm whose statistics a forward in training mode would move."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2),
         nn.BatchNorm2d(8),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Dropout(0.5),
+        nn.Dropout(dropout),
     )
+
+
+@pytest.fixture
+def encoder() -> nn.Module:
+    """Returns `small_encoder`."""
+    return small_encoder()
 
 
 @pytest.fixture

@@ -166,4 +166,4 @@ def test_further_sets_that_do_not_fit_are_refused_in_a_line(run, images, some_cl
     assert f"--transfer {some_classes}: no folder" in refused("--transfer", str(some_classes))
     assert f"two sets are called {images.name}" in refused("--transfer", str(images), str(images))
     assert eval_linear.main(["--run", str(run), "--retrieval", str(images), "--test", str(some_classes)]) == 2
-    assert "--test is for a probe" in capsys.readouterr().err
+    assert "--test is the probe's" in capsys.readouterr().err
