@@ -26,12 +26,11 @@ from .features import Extractor
 from .finetune_rates import Finetuned, finetuned
 from .heads import MOMENTUM
 from .intervals import Metric
-from .probe import weights_file
 from .results import Part, result_file
 from .resumable import Course, learn, state_folder
+from .subject import filled
 from .subset import described, part_of, subset_of
 from .table import Row, accuracies, check_classes, format_table
-from .weights import load
 
 
 class Network:
@@ -182,19 +181,18 @@ def finetuning(args: Arguments, world: World) -> Part:
     protocol = finetuned(method.finetune, *part, method.epochs)
     seeds = range(protocol.num_seeds if method.seeds is None else method.seeds)
     backbone, view, spec, root = resolve(args.subject, args.images)
+    if args.images.interpolation not in (None, protocol.head.test_interpolation):
+        raise ValueError(f"{protocol.id} resizes {protocol.head.test_interpolation}: leave --interpolation out")
     view = evaluation_view(view, protocol.head)
-    file, prefix = weights_file(args)
+    encoder, account = filled(args.subject, backbone)
     images = {"data": spec, "data_root": str(root) if root else None, "view": view}
     out = result_file(args, protocol.id, images)
-    encoder, width = backbone.build()
-    account = load(encoder, file, prefix)
     all_train, test_set = spec.open(root, "train"), spec.open(root, "test")
     train_set = part_of(all_train, subset)
     check_classes(train_set, test_set)
-    encoders: dict[str, nn.Module] = {"pretrained": encoder}
-    if args.subject.random_baseline:
-        torch.manual_seed(0)
-        encoders["random init"] = backbone.build()[0]
+    torch.manual_seed(0)
+    untrained, width = backbone.build()
+    encoders = {"pretrained": encoder} | ({"random init": untrained} if args.subject.random_baseline else {})
     facts = {
         "weights": account,
         "backbone": backbone,
@@ -224,6 +222,7 @@ def finetuning(args: Arguments, world: World) -> Part:
         facts,
         (
             str(account),
+            f"encoder: {backbone}",
             f"data: {len(train_set)} train, {len(test_set)} test images, {len(train_set.classes)} classes: {where}",
             f"view: {view}",
             f"protocol {protocol.id}, seeds {list(seeds)}, {world.size} x {world.device}",
