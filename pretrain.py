@@ -133,9 +133,11 @@ def pretrain(name: str, argv: list[str]) -> int:
     from diagnostics.progress import Progress
     from diagnostics.record import Record, read_events
     from evaluation.at_end import finish
+    from evaluation.online import Online
     from models import recompute_activations
     from objectives import Step
     from objectives.backward import Chunks, WholeBatch, batch_norm_rows
+    from objectives.base import FEATURES
     from parallel import start_world, synchronise_batch_norm
     from training import checkpoint, command, run_folder
     from training.optimizers import describe_groups
@@ -201,12 +203,13 @@ def pretrain(name: str, argv: list[str]) -> int:
             f"--out {place.out}: every checkpoint is damaged; restore one, or take a new folder to start over"
         )
     step = 0  # the number of updates made: with the seed it is the whole position of the run
+    watched = None  # the online probe, where the run had one
     if newest is not None:
         state = checkpoint.load(newest)
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        step = state["step"]
+        step, watched = state["step"], state.get("online")
         del state
 
     # 4. The input path, and the record of the run, which rank 0 writes.
@@ -235,6 +238,12 @@ def pretrain(name: str, argv: list[str]) -> int:
         loader: Any = ResidentLoader(batches, held, *making, place.channels_last, place.compile, stop.in_worker)
     else:
         loader = Loader(batches, *making, device, place.channels_last, place.compile, stop.in_worker)
+    online = None
+    if place.probe_every:
+        sets = images, recipe.data.open(place.data, "test")
+        online = Online(objective.encoder, *sets, recipe.eval_view, world, place.workers, recipe.precision)
+        if watched:
+            online.load_state_dict(watched)
     # The folder becomes this run's only now: what was refused so far may be left out of the next command.
     source = recipes.source_text(name)
     ask_main(lambda: run_folder.open_run(place.out, name, asked.knobs, asked.described, source))
@@ -253,6 +262,8 @@ def pretrain(name: str, argv: list[str]) -> int:
         if store:
             print("images from store", ", ".join(f"{key} {value}" for key, value in store.items()))
         print(f"{place.workers} workers a rank, {loader}")
+        if online:
+            print(online)
         print(describe_groups(optimizer), flush=True)
         if norm_rows:
             complain(
@@ -294,6 +305,14 @@ def pretrain(name: str, argv: list[str]) -> int:
             complain(seen.warning)
             record.event("collapse", step=step, warning=seen.warning)
 
+    def watch() -> None:
+        """Measures the encoder by the online probe and k-NN; all ranks share the work."""
+        if heartbeat:
+            heartbeat.beat(step, "evaluating")
+        numbers = online.evaluate() if online else {}
+        if record:
+            record.metrics(step, numbers)
+
     def save() -> bool:
         """Saves the state after `step` updates, if it is finite; returns, on every rank, whether it could be written.
 
@@ -306,6 +325,8 @@ def pretrain(name: str, argv: list[str]) -> int:
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
         }
+        if online:
+            state["online"] = online.state_dict()
         if int(first_bad) >= 0:
             raise Leave(stop.NON_FINITE_EXIT, f"the loss of step {int(first_bad)} is not finite")
         infinite = world.from_main(checkpoint.all_finite(state) if world.is_main else None)
@@ -340,6 +361,8 @@ def pretrain(name: str, argv: list[str]) -> int:
     try:
         if step == 0 and heatmap_every:
             look()
+        if step == 0 and online:
+            watch()
         while step < total_steps:
             began = time.perf_counter()
             loaded = next(queue)
@@ -379,6 +402,8 @@ def pretrain(name: str, argv: list[str]) -> int:
             optimizer.zero_grad(set_to_none=True)
             step += 1
             objective.after_step(z, step / total_steps)
+            if online:
+                online.update(z[FEATURES], loaded.batch.label)
             if step == first_step + 1:  # every rank has its data and is compiled: from here a silent one is a dead one
                 world.limit_waits(place.timeout_min)
             if heartbeat:
@@ -404,6 +429,8 @@ def pretrain(name: str, argv: list[str]) -> int:
                 progress.update(step, data_wait=waited)
             if heatmap_every and (step % heatmap_every == 0 or step == total_steps):
                 look(values[0] if logged else None)
+            if online and (step % place.probe_every == 0 or step == total_steps):
+                watch()
             if (step % place.save_every == 0 or step == total_steps) and not save() and step == total_steps:
                 raise Leave(SAVE_FAILED_EXIT, "trained to the end, but the last checkpoint could not be written")
 

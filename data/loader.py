@@ -182,7 +182,9 @@ def open_images(recipe: Any, place: Any, world: World) -> tuple[ImageSet, int]:
         check_resident(recipe.views, place.views, recipe.tokenizer is not None)
     if recipe.tokenizer and not isinstance(images, Captioned):
         raise ValueError(f"--data {place.data}: images without captions, which this recipe needs")
-    if recipe.evaluate and place.evaluate:
+    if place.probe_every and len(images.classes) < 2:
+        raise ValueError(f"--probe-every needs images with classes, and these are {images.classes[0]}: leave it out")
+    if place.probe_every or (recipe.evaluate and place.evaluate):
         recipe.data.open(place.data, "test")  # a missing test split is better found now than after days
     steps = steps_per_epoch(images, recipe.batch_size, world)
     rows = recipe.batch_size // world.size

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from models import uncounted
 from parallel import average_gradients
 
-from .base import Batch, Objective, Precision, Text, embed
+from .base import FEATURES, Batch, Objective, Precision, Text, embed
 
 Result = tuple[dict[str, Tensor], dict[str, Tensor]]  # terms, embeddings; both without gradient
 
@@ -58,7 +58,7 @@ class Chunks:
         with torch.no_grad(), uncounted(self.norms):
             parts = [self._embed(chunk, progress, seed + i) for i, chunk in enumerate(chunks)]
         z = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        learned = [name for name, value in z.items() if value.is_floating_point()]
+        learned = [name for name, value in z.items() if value.is_floating_point() and name != FEATURES]
         for name in learned:
             z[name].requires_grad_()
         terms = self.objective.terms(z, progress)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
+FEATURES = "features"  # among embeddings: the encoder's own, which no loss looks at
 
 
 class Text(NamedTuple):
@@ -45,7 +46,8 @@ class Objective(nn.Module):
     def embed(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Returns this rank's embeddings by name, each (n, D): networks only, no exchange between ranks.
 
-        What else the loss needs of a row, such as which captions are equal, may stand beside them as integers.
+        What else the loss needs of a row, such as which captions are equal, may stand beside them as integers. Under
+        FEATURES stand the encoder's features of the V views, (n, V, width), detached: an online probe reads them.
         """
         raise NotImplementedError
 

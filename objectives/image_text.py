@@ -12,7 +12,7 @@ from losses import NPairs, SigLIP
 from models import Backbone, Projection, TextTransformer
 from parallel import gather
 
-from .base import Batch, Objective
+from .base import FEATURES, Batch, Objective
 
 MAX_SCALE = 100.0  # arXiv 2103.00020 section 2.5; open_clip keeps 1 to 100 for SigLIP, too
 
@@ -69,7 +69,7 @@ class ImageText(Objective):
         return self.text_head(self.text(tokens))
 
     def embed(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """Returns {"image", "text"}, each (n, D), and {"group"}, (n,) int64: equal where captions are equal.
+        """Returns {"image", "text"}, each (n, D), {"group"}, (n,) int64: equal where captions are, and the features.
 
         Raises:
             ValueError: a batch without captions, or with more than one view.
@@ -79,10 +79,12 @@ class ImageText(Objective):
                 f"an image-text objective takes one view and a caption a row, not {len(batch.views)} views "
                 f"{'without' if batch.text is None else 'with'} captions: give the recipe a tokenizer and one view"
             )
+        features = self.encoder(batch.views[0])
         return {
-            "image": self.encode_image(batch.views[0]),
+            "image": self.head(features),
             "text": self.encode_text(batch.text.tokens),
             "group": batch.text.group,
+            FEATURES: features.detach().unsqueeze(1),
         }
 
     def terms(self, z: dict[str, Tensor], progress: float) -> dict[str, Tensor]:

@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from models import Backbone, Mlp
 from parallel import AllRanks, gather
 
-from .base import Batch, Objective
+from .base import FEATURES, Batch, Objective
 
 
 class JointEmbedding(Objective):
@@ -35,9 +36,10 @@ class JointEmbedding(Objective):
         self.takes_ranks = "ranks" in inspect.signature(loss).parameters
 
     def embed(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """Returns {"a", "b"}: (n, D) for each of the two views."""
-        first, second = batch.views
-        return {"a": self.head(self.encoder(first)), "b": self.head(self.encoder(second))}
+        """Returns {"a", "b"}, (n, D) for each of the two views, and the features."""
+        first, second = (self.encoder(view) for view in batch.views)
+        features = torch.stack([first.detach(), second.detach()], dim=1)
+        return {"a": self.head(first), "b": self.head(second), FEATURES: features}
 
     def terms(self, z: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Returns the loss's terms on the rows of all ranks."""

@@ -47,6 +47,9 @@ class Place:
     """steps between lines of metrics.jsonl; each costs one wait for the device"""
     heatmap_every: int | None = None
     """steps between heatmaps of the fixed probe batch; default: twenty in the run, 0: none"""
+    probe_every: int = 0
+    """steps between accuracies of an online linear probe and k-NN (online/... in the metrics), which use labels but
+    change nothing of the run; 0: none, since each takes forward passes of 15,000 images"""
     evaluate: bool = True
     """probe the encoder at the end, where the recipe does"""
     skip_bad_images: bool = False
@@ -77,8 +80,10 @@ class Place:
         for name in ("save_every", "keep", "log_every", "chunks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} should be at least 1")
-        if self.workers < 0 or (self.heatmap_every or 0) < 0 or self.timeout_min <= 0:
-            raise ValueError("--workers and --heatmap-every should not be negative, --timeout-min should be positive")
+        if min(self.workers, self.heatmap_every or 0, self.probe_every) < 0 or self.timeout_min <= 0:
+            raise ValueError(
+                "--workers, --heatmap-every and --probe-every should not be negative, --timeout-min should be positive"
+            )
 
 
 class Command(NamedTuple):
