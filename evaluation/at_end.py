@@ -12,8 +12,10 @@ from models import export_encoder, export_weights
 from objectives import ImageText, Objective
 from parallel import World
 from training.atomic import write_json_atomic
+from training.recipe import describe
 
 from .image_text import EXPORTED, format_metrics, retrieval, zero_shot
+from .protocols import Cached
 from .table import Row, compare, format_table, plain_rows
 
 PICTURES = ("image_text", "cross_correlation")  # the heatmap whose course is shown: the first that the run has drawn
@@ -47,12 +49,13 @@ def finish(
         worth["both towers"] = export_weights(objective, out / EXPORTED)
     if evaluate:
         torch.manual_seed(recipe.seed)
-        rows, table = (_image_text if isinstance(objective, ImageText) else _images)(
+        rows, table, facts = (_image_text if isinstance(objective, ImageText) else _images)(
             objective, recipe, root, device, workers
         )
         print(f"\n{table}\n", flush=True)
         worth["evaluation"] = out / "evaluation.json"
-        write_json_atomic(worth["evaluation"], {"rows": plain_rows(rows)})
+        facts |= {"data": recipe.data, "view": view}
+        write_json_atomic(worth["evaluation"], {"rows": plain_rows(rows), **describe(facts)})
     for name in PICTURES:
         pictures = sorted((out / "heatmaps" / name).glob("step_*.png"))
         if pictures:
@@ -67,20 +70,21 @@ def finish(
 
 def _images(
     objective: Objective, recipe: Any, root: Path | None, device: torch.device, workers: int
-) -> tuple[list[Row], str]:
-    """Returns linear probe and k-NN beside the untrained network and raw pixels, as rows and as text."""
+) -> tuple[list[Row], str, dict[str, Any]]:
+    """Returns linear probe and k-NN beside the untrained network and raw pixels: rows, text, and of what."""
     encoders = {
         "pretrained": objective.encoder,
         "random init": recipe.objective.keywords["encoder"].build()[0].to(device),
     }
     train_set, test_set = (recipe.data.open(root, split) for split in ("train", "test"))
     rows = compare(encoders, train_set, test_set, recipe.eval_view, World(0, 1, device), workers, recipe.seed)
-    return rows, format_table(rows)
+    counts = {"num_train": len(train_set), "num_test": len(test_set), "classes": train_set.classes}
+    return rows, format_table(rows), {"protocol": {"id": Cached().id, **describe(Cached())}, **counts}
 
 
 def _image_text(
     objective: Any, recipe: Any, root: Path | None, device: torch.device, workers: int
-) -> tuple[list[Row], str]:
+) -> tuple[list[Row], str, dict[str, Any]]:
     """Returns retrieval, and zero-shot where the recipe has prompts, beside the untrained networks and chance."""
     objectives = {"pretrained": objective, "random init": recipe.objective().to(device)}
     images = recipe.data.open(root, "test")
@@ -89,4 +93,4 @@ def _image_text(
     if recipe.prompts:
         found = zero_shot(objectives, recipe.tokenizer, images, images.classes, recipe.prompts, *shared)
         rows = [Row(row.encoder, more.metrics | row.metrics) for row, more in zip(rows, found, strict=True)]
-    return rows, format_metrics(rows)
+    return rows, format_metrics(rows), {"num_images": len(images)}
