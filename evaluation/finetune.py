@@ -21,6 +21,7 @@ from parallel import World, average_gradients, synchronise_batch_norm
 from training.recipe import describe
 
 from .augmented import evaluation_view, train_view
+from .checks import check_classes
 from .command import Arguments, resolve
 from .features import Extractor
 from .finetune_rates import Finetuned, finetuned
@@ -30,7 +31,7 @@ from .results import Part, result_file
 from .resumable import Course, learn, state_folder
 from .subject import filled
 from .subset import described, part_of, subset_of
-from .table import Row, accuracies, check_classes, format_table
+from .table import Row, accuracies, format_table
 
 
 class Network:

@@ -13,10 +13,10 @@ from objectives.base import Precision, autocast
 from parallel import World, all_reduce_sum
 
 from . import knn
+from .checks import check_classes
 from .features import frozen
 from .images import progress, rendered
 from .protocols import KNN_K, KNN_TEMPERATURE
-from .table import check_sets
 
 TRAIN, TEST = 10_000, 5_000  # images of the fixed subsets, at most
 # Constant, as the head follows an encoder that moves. Rows of length sqrt(2) bound the curvature of softmax regression
@@ -60,7 +60,8 @@ class Online:
         rows = [np.random.default_rng(0).permutation(len(s))[:n] for s, n in ((train_set, TRAIN), (test_set, TEST))]
         self.num_train, self.num_test = map(len, rows)
         self.k = min(KNN_K, self.num_train)
-        check_sets(train_set, test_set, self.k, KNN_TEMPERATURE)
+        check_classes(train_set, test_set)
+        knn.check(self.k, KNN_TEMPERATURE, len(train_set))
         self.train, self.test = (
             _share(images, samples, view, world, workers)
             for images, samples in zip((train_set, test_set), rows, strict=True)

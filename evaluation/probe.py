@@ -11,6 +11,7 @@ from parallel import World
 from training.recipe import describe
 
 from .augmented import evaluation_view, prepared
+from .checks import check_sets
 from .command import Arguments, resolve
 from .features import Extractor, Pixels
 from .further import further_sets
@@ -19,7 +20,7 @@ from .results import Part, result_file
 from .resumable import state_folder
 from .subject import filled
 from .subset import described, part_of, subset_of
-from .table import PIXELS, Row, check_sets, evaluate, format_table, label
+from .table import PIXELS, Row, evaluate, format_table, label
 from .transfer import open_transfers
 
 
@@ -43,9 +44,9 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
     out = result_file(args, protocol.id, images)
     all_train, test_set = spec.open(root, "train"), spec.open(root, "test")
     train_set = part_of(all_train, subset)
-    check_sets(train_set, test_set, method.knn_k, method.knn_temperature)
+    check_sets(train_set, test_set, protocol, method.knn_k, method.knn_temperature)
     further = further_sets(args.images, test_set)
-    transfers = open_transfers(args.images.transfer, method)
+    transfers = open_transfers(args.images.transfer, protocol, method)
     encoders: dict[str, torch.nn.Module] = {"pretrained": encoder}
     if args.subject.random_baseline:
         torch.manual_seed(0)

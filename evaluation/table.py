@@ -17,6 +17,7 @@ from parallel import World
 from . import knn
 from .augmented import fit as fit_augmented
 from .blocks import LAST, kinds_of, with_blocks
+from .checks import check_labels, check_sets
 from .features import Extractor, Pixels
 from .further import FurtherSet
 from .heads import Labelled
@@ -44,34 +45,6 @@ class Row:
     seconds: float | None = field(default=None, compare=False)
 
 
-def check_sets(train_set: ImageSet, test_set: ImageSet, k: int, temperature: float) -> None:
-    """Refuses what no evaluation can use; reads no image.
-
-    Raises:
-        ValueError: the two splits name different classes, or k-NN's k or temperature does not fit.
-    """
-    check_classes(train_set, test_set)
-    knn.check(k, temperature, len(train_set))
-
-
-def check_classes(train_set: ImageSet, test_set: ImageSet) -> None:
-    """Refuses splits of other classes.
-
-    Raises:
-        ValueError: naming them.
-    """
-    if train_set.classes != test_set.classes:
-        only_train = [name for name in train_set.classes if name not in set(test_set.classes)]
-        only_test = [name for name in test_set.classes if name not in set(train_set.classes)]
-        sides = [("train", only_train), ("test", only_test)]
-        found = "; ".join(
-            f"{len(names)} only in {where} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-            for where, names in sides
-            if names
-        )
-        raise ValueError(f"the classes of train and test differ: {found or 'the same names in another order'}")
-
-
 def evaluate(
     extractor: Extractor,
     train_set: ImageSet,
@@ -94,7 +67,7 @@ def evaluate(
     Raises:
         ValueError: as `check_sets`, or features that are not finite. BadImage: an image cannot be read.
     """
-    check_sets(train_set, test_set, k, temperature)
+    check_sets(train_set, test_set, protocol, k, temperature)
     num_classes, device = len(train_set.classes), extractor.device
     train, labels = extractor(train_set)
     fitted, seconds = {}, dict.fromkeys(extractor.encoders, 0.0)
@@ -103,6 +76,7 @@ def evaluate(
             began = time.monotonic()
             fitted[name] = fit(train[name], labels, kinds_of(encoder), num_classes, protocol, seeds, device)
             seconds[name] = time.monotonic() - began
+    check_labels("test", test_set)
     test, test_labels = extractor(test_set)
     others = [test if other.images is test_set else extractor(other.images)[0] for other in further]
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from data import ImageSet
 
+from .checks import check_sets
 from .command import Method
+from .protocols import Protocol
 from .run_folder import image_folder
-from .table import check_sets
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Transfer:
         return {"name": self.name, "folder": str(self.folder), **num, "classes": self.train_set.classes}
 
 
-def open_transfers(folders: tuple[Path, ...], method: Method) -> list[Transfer]:
+def open_transfers(folders: tuple[Path, ...], protocol: Protocol, method: Method) -> list[Transfer]:
     """Returns the sets of --transfer, in the order given.
 
     Raises:
-        ValueError: naming the folder: it is missing, holds no images as --data takes them, or too few for k-NN; or two
-            have the same name.
+        ValueError: naming the folder: it is missing, holds no images as --data takes them, or too few for the protocol
+            or k-NN; or two have the same name.
     """
     found: list[Transfer] = []
     for folder in folders:
@@ -47,7 +48,7 @@ def open_transfers(folders: tuple[Path, ...], method: Method) -> list[Transfer]:
         spec = image_folder(folder)
         try:
             train_set, test_set = spec.open(folder, "train"), spec.open(folder, "test")
-            check_sets(train_set, test_set, method.knn_k, method.knn_temperature)
+            check_sets(train_set, test_set, protocol, method.knn_k, method.knn_temperature)
         except ValueError as error:
             raise ValueError(
                 f"--transfer {folder}: {str(error).removeprefix('--data ').removeprefix('--data: ')}"

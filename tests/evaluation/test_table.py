@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -5,10 +6,11 @@ from augmentations import Center
 from evaluation import table
 from evaluation.augmented import Curves
 from evaluation.blocks import kinds_of, with_blocks
+from evaluation.checks import check_sets
 from evaluation.classifier import Classifier, Head
 from evaluation.features import Extractor, Pixels
-from evaluation.protocols import Augmented, Cached
-from evaluation.table import Metric, Row, check_sets, compare, evaluate, format_table
+from evaluation.protocols import PROTOCOLS, Augmented, Cached
+from evaluation.table import Metric, Row, compare, evaluate, format_table
 from parallel import World
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -120,12 +122,34 @@ def test_splits_that_do_not_fit_are_refused(colours):
     train_set, test_set = colours(30, 6), colours(30, 6)
     test_set.classes = ("class0", "class1", "class2", "class3", "class4", "dog")
     with pytest.raises(ValueError, match=r"1 only in train \(class5\); 1 only in test \(dog\)"):
-        check_sets(train_set, test_set, 5, 0.07)
+        check_sets(train_set, test_set, SHORT, 5, 0.07)
     test_set.classes = train_set.classes[::-1]
     with pytest.raises(ValueError, match="another order"):
-        check_sets(train_set, test_set, 5, 0.07)
+        check_sets(train_set, test_set, SHORT, 5, 0.07)
     with pytest.raises(ValueError, match="k 31"):
-        check_sets(train_set, train_set, 31, 0.07)
+        check_sets(train_set, train_set, SHORT, 31, 0.07)
+
+
+def test_a_split_without_images_or_with_labels_outside_the_head_is_refused(colours):
+    train_set, test_set = colours(30, 6), colours(30, 6)
+    empty = colours(0, 6)
+    for sets, where in (((empty, test_set), "train"), ((train_set, empty), "test")):
+        with pytest.raises(ValueError, match=f"the {where} split has no images"):
+            check_sets(*sets, SHORT, 1, 0.07)
+    wrong = colours(30, 6)
+    wrong.labels = np.where(np.arange(30) == 7, 6, wrong.labels)
+    with pytest.raises(ValueError, match=r"1 labels of the train split are not in 0 \.\. 5, .*: 6 of .* is the first"):
+        check_sets(wrong, test_set, SHORT, 1, 0.07)
+    with pytest.raises(ValueError, match="1 labels of the test split"):
+        evaluate(extractor({"a": Pixels(1)}), train_set, wrong, SHORT, [0], k=1)
+
+
+def test_one_image_a_class_has_none_to_choose_on(colours):
+    """Refused before an image is read; a protocol that chooses nothing takes it."""
+    single, test_set = colours(6, 6), colours(12, 6)
+    with pytest.raises(ValueError, match=r"each class has one training image, and protocol cached .* bt-100ep"):
+        check_sets(single, test_set, SHORT, 1, 0.07)
+    check_sets(single, test_set, PROTOCOLS["bt-100ep"], 1, 0.07)
 
 
 def test_the_table_lines_up():
