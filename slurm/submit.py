@@ -79,6 +79,9 @@ def parse(argv: Sequence[str], user: dict[str, Any]) -> tuple[argparse.Namespace
     parser.add_argument(
         "--eval-flags", default="", metavar="'FLAGS'", help="of eval_linear.py, such as '--protocol bt-100ep'"
     )
+    parser.add_argument(
+        "--eval-gpus", type=int, default=1, metavar="N", help="of one node, for the evaluation; the same numbers on any"
+    )
     add_flags(parser, user)
     return parser.parse_known_args(list(argv))
 
@@ -94,6 +97,8 @@ def submit(args: argparse.Namespace, rest: Sequence[str], request: Request) -> i
     flags = [*rest, *(["--data", str(args.data)] if args.data is not None else []), *timeout(rest, request)]
     members = expand(args.recipe, args.out, args.sweep, args.seeds, flags, rest)
     check(members, request)
+    if args.eval_gpus < 1:
+        raise ValueError(f"--eval-gpus {args.eval_gpus} should be at least 1")
     if args.then_eval:
         check_evaluation(evaluation_flags(args, members[0]))
     folder = args.out.absolute() / history.FOLDER
@@ -219,11 +224,14 @@ def _submit_evaluation(
     args: argparse.Namespace, request: Request, members: Sequence[Member], code: Path, jobs: Sequence[Any]
 ) -> str:
     """Queues eval_linear.py for each member once its run is finished; returns the job's number."""
-    one = dataclasses.replace(request, nodes=1, gpus_per_node=min(request.gpus_per_node, 1), tasks_per_node=0)
+    gpus = min(request.gpus_per_node, args.eval_gpus)
+    one = dataclasses.replace(request, nodes=1, gpus_per_node=gpus, tasks_per_node=0)
     first = jobs[0].job_id.split("_")[0]
     kind = "aftercorr" if len(jobs) > 1 else "afterok"  # of an array: each after its own member
     folder = args.out.absolute() / history.FOLDER
-    executor = make_executor(folder, f"eval {_name(args)}", one, len(jobs), f"{kind}:{first}")
+    end = shlex.join([request.python or sys.executable, str(code / "slurm" / "after_eval.py"), "--max-restarts"])
+    lines = ["code=$?", f"{end} {request.max_restarts} --code $code"]
+    executor = make_executor(folder, f"eval {_name(args)}", one, len(jobs), f"{kind}:{first}", lines)
     script = [*in_container(args, one), "-u", str(code / "eval_linear.py")]
     commands = [[*script, *evaluation_flags(args, member)] for member in members]
     with executor.batch():

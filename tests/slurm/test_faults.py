@@ -124,16 +124,31 @@ def events_of_training(run: Path, kind: str) -> list[dict]:
 
 
 def test_the_evaluation_by_the_plain_script(cluster: Cluster, tmp_path: Path, undisturbed: Path) -> None:
-    """From another folder than the repository."""
-    out = tmp_path / "result.json"
-    words = ["-p", "low", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=1500M", "-o", str(tmp_path / "log")]
+    """From another folder than the repository, on two ranks; told of a time limit it comes back and goes on."""
+    out, log = tmp_path / "result.json", tmp_path / "log"
+    words = [
+        "-p",
+        "low",
+        "--gpus-per-node=2",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=1",
+        "--mem=1800M",
+        "-o",
+        str(log),
+    ]
     flags = ["--run", str(undisturbed), "--out", str(out), "--device", "cpu", "--workers", "0", "--seeds", "1"]
+    flags += ["--protocol", "bt-100ep", "--epochs", "60"]
     env = environment(cluster) | {"REPO": str(ROOT), "PYTHON": sys.executable}
     command = ("sbatch", "--parsable", *words, str(ROOT / "slurm" / "eval_linear.sbatch"), *flags)
     job = cluster.command(*command, env=env, cwd=tmp_path).strip()
-    state = until(lambda: cluster.state(job) in OVER and cluster.state(job), 120, "the evaluation")
-    assert state == "COMPLETED", (tmp_path / "log").read_text()
+    until(lambda: log.exists() and "protocol bt-60ep" in log.read_text(), 120, "the evaluation's start")
+    cluster.command("scancel", "--signal=USR2", job)
+    state = until(lambda: cluster.state(job) in OVER and cluster.state(job), 240, "the evaluation")
+    assert state == "COMPLETED", log.read_text()
+    assert cluster.job(job)["Restarts"] == "1"
+    assert "stopped by SIGUSR2" in log.read_text()
     assert json.loads(out.read_text())["rows"][0]["encoder"] == "pretrained"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("result")] == ["result.json"]
 
 
 def test_preemption(cluster: Cluster, tmp_path: Path, undisturbed: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import after, history, verdict
+from slurm import after, after_eval, history, verdict
 from slurm.task import job_id
 from slurm.verdict import PERSON, REQUEUED, UNASKED, on_failure, on_stop
 
@@ -106,3 +106,26 @@ def test_what_the_batch_script_decides(
     told = capsys.readouterr().err
     assert words in told
     assert bool(told) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("facts", "code", "words"),
+    [
+        (RUNNING, 75, REQUEUED),
+        (PREEMPTED, 75, REQUEUED),
+        (CANCELLED, 75, "the job is COMPLETING"),
+        (RUNNING, 2, ""),
+        (RUNNING, 0, ""),
+    ],
+)
+def test_whether_an_evaluation_comes_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], facts: dict[str, str], code: int, words: str
+) -> None:
+    asked = []
+    monkeypatch.setattr(verdict, "job_facts", lambda job: facts)
+    monkeypatch.setattr(verdict, "requeue", lambda job: asked.append(job) or REQUEUED)
+    assert after_eval.main(["--code", str(code)], BATCH) == code
+    told = capsys.readouterr().err
+    assert words in told
+    assert bool(told) == bool(words)
+    assert asked == (["7"] if words == REQUEUED else [])
