@@ -92,13 +92,13 @@ def submit(args: argparse.Namespace, rest: Sequence[str], request: Request) -> i
     Raises:
         ValueError: bad input; nothing was queued.
     """
+    if args.eval_gpus < 1:
+        raise ValueError(f"--eval-gpus {args.eval_gpus} should be at least 1")
     if not args.dry_run:
         require_slurm()
     flags = [*rest, *(["--data", str(args.data)] if args.data is not None else []), *timeout(rest, request)]
     members = expand(args.recipe, args.out, args.sweep, args.seeds, flags, rest)
     check(members, request)
-    if args.eval_gpus < 1:
-        raise ValueError(f"--eval-gpus {args.eval_gpus} should be at least 1")
     if args.then_eval:
         check_evaluation(evaluation_flags(args, members[0]))
     folder = args.out.absolute() / history.FOLDER

@@ -87,6 +87,7 @@ BAD: dict[str, tuple[str, str]] = {
     "sweep_twice": ("--sweep lambd=0.1 --lambd 0.2", "--lambd is given twice"),
     "sweep_same": ("--sweep lambd=0.1,0.1", "same value twice"),
     "seeds": ("--seeds 0", "--seeds 0 should be at least 1"),
+    "eval_gpus": ("--then-eval --eval-gpus 0", "--eval-gpus 0 should be at least 1"),
 }
 
 
