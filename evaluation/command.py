@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # these import torch and timm: --help does without
 DEFAULT = next(iter(PROTOCOLS))
 PROBE_IMAGES = ("subset", "subset_file", "test", "real", "transfer")  # of no meaning without heads
 FINETUNE_FLAGS = ("finetune", "epochs", "seeds", "subset", "subset_file")
-_SEEDS = ", ".join(f"{protocol.id} {protocol.num_seeds}" for protocol in PROTOCOLS.values())
+_PAPERS = ", ".join(name for name in PROTOCOLS if name != DEFAULT)
+_SEEDS = f"{PROTOCOLS[DEFAULT].num_seeds} of {DEFAULT}, else 1"
 
 
 def _unset(metavar: str, text: str) -> Any:
@@ -117,8 +118,8 @@ class Method:
         str | None,
         _unset(
             "ID",
-            f"{DEFAULT}: heads on features computed once, for daily use; bt-100ep: the Barlow Twins paper's; left out: "
-            f"{DEFAULT}, or with --zero-shot or --retrieval none",
+            f"{DEFAULT}: heads on features computed once, for daily use; papers' own: {_PAPERS}; left out: {DEFAULT}, or "
+            "with --zero-shot or --retrieval none",
         ),
     ] = None
     finetune: Annotated[
