@@ -118,8 +118,8 @@ class Method:
         str | None,
         _unset(
             "ID",
-            f"{DEFAULT}: heads on features computed once, for daily use; papers' own: {_PAPERS}; left out: {DEFAULT}, or "
-            "with --zero-shot or --retrieval none",
+            f"{DEFAULT}: heads on features computed once, for daily use; papers' own: {_PAPERS}; left out: {DEFAULT}, "
+            "or with --zero-shot or --retrieval none",
         ),
     ] = None
     finetune: Annotated[
