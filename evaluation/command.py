@@ -51,8 +51,11 @@ class Subject:
         str | None, _unset("NAME", "with --weights: the timm name, such as resnet50; left out: what the keys tell")
     ] = None
     stem: Annotated[
-        Literal["imagenet", "cifar", "cifar-pad2"],
-        tyro.conf.arg(help="with --weights: cifar is a 3x3 first convolution and no max-pool"),
+        Literal["imagenet", "cifar", "cifar-pad2", "cifar-no-relu"],
+        tyro.conf.arg(
+            help="with --weights: cifar is a 3x3 first convolution and no max-pool, with padding of 2 in solo-learn's, "
+            "without the first ReLU in lightly's"
+        ),
     ] = "imagenet"
     backbone_kwargs: Annotated[
         str, tyro.conf.arg(metavar="JSON", help="with --weights: of the timm network, such as '{\"num_heads\": 12}'")

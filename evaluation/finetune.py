@@ -29,7 +29,7 @@ from .heads import MOMENTUM
 from .intervals import Metric
 from .results import Part, result_file
 from .resumable import Course, learn, state_folder
-from .subject import filled
+from .subject import check_side, filled
 from .subset import described, part_of, subset_of
 from .table import Row, accuracies, format_table
 
@@ -186,6 +186,7 @@ def finetuning(args: Arguments, world: World) -> Part:
         raise ValueError(f"{protocol.id} resizes {protocol.head.test_interpolation}: leave --interpolation out")
     view = evaluation_view(view, protocol.head)
     encoder, account = filled(args.subject, backbone)
+    check_side(encoder, view)
     images = {"data": spec, "data_root": str(root) if root else None, "view": view}
     out = result_file(args, protocol.id, images)
     all_train, test_set = spec.open(root, "train"), spec.open(root, "test")

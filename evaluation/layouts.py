@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 from models import Backbone
+from models.backbone import Stem
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,13 @@ class Naming:
     what: for people.
     first: our first part of a key -> the file's.
     inside: any later part of ours -> the file's.
+    without: modules of ours that such a network lacks: an encoder that has them is another function of its tensors.
     """
 
     what: str
     first: Mapping[str, str] = field(default_factory=dict)
     inside: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
     def __call__(self, key: str) -> str:
         """Returns the file's name of our tensor `key`, without a prefix."""
@@ -36,12 +40,14 @@ NAMINGS = (
         "numbered: torchvision's ResNet in an nn.Sequential",
         first={"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"},
     ),
-    # The same of lightly's own ResNet, whose relu is a function and which has no max-pool.
+    # The same of lightly's own ResNet, which has no max-pool. Its ReLU is a function, not a child, so that the
+    # Sequential has none after the first convolution.
     # Source: lightly models/resnet.py and docs/source/getting_started/benchmarks/cifar10_benchmark.py at e8d317f.
     Naming(
         "numbered: lightly's ResNet for small images in an nn.Sequential",
         first={"conv1": "0", "bn1": "1", "layer1": "2", "layer2": "3", "layer3": "4", "layer4": "5"},
         inside={"downsample": "shortcut"},
+        without=("act1",),
     ),
 )
 
@@ -63,12 +69,12 @@ EVALUATED = (
 # mask_token: DINOv2's vision_transformer.py at b8931f7 and lightly's masked transformers; evaluation masks nothing.
 HEADS = ("fc", "head", "classifier", "projector", "predictor", "mask_token")
 
-_STEMS = ("imagenet", "cifar", "cifar-pad2")
-
 
 def _resnets(*names: str) -> tuple[Backbone, ...]:
-    return tuple(Backbone(name, stem=stem) for name in names for stem in _STEMS)
+    return tuple(Backbone(name, stem=stem) for name in names for stem in get_args(Stem))
 
+
+_ANY_SIDE = {"dynamic_img_size": True}  # DINOv2's positions are of 518 pixels, its evaluation is of 224
 
 # Networks to look for, by a tensor that each must have: (the end of its key, its shape). Where several differ only in
 # what no shape tells (padding, number of heads), all are listed: the user chooses.
@@ -91,7 +97,7 @@ COMMON: Mapping[tuple[str, tuple[int, ...]], tuple[Backbone, ...]] = {
     ("patch_embed.proj.weight", (768, 3, 16, 16)): (Backbone("vit_base_patch16_224"),),
     ("patch_embed.proj.weight", (768, 3, 8, 8)): (Backbone("vit_base_patch8_224"),),
     ("patch_embed.proj.weight", (1024, 3, 16, 16)): (Backbone("vit_large_patch16_224"),),
-    ("patch_embed.proj.weight", (384, 3, 14, 14)): (Backbone("vit_small_patch14_dinov2"),),
-    ("patch_embed.proj.weight", (768, 3, 14, 14)): (Backbone("vit_base_patch14_dinov2"),),
-    ("patch_embed.proj.weight", (1024, 3, 14, 14)): (Backbone("vit_large_patch14_dinov2"),),
+    ("patch_embed.proj.weight", (384, 3, 14, 14)): (Backbone("vit_small_patch14_dinov2", _ANY_SIDE),),
+    ("patch_embed.proj.weight", (768, 3, 14, 14)): (Backbone("vit_base_patch14_dinov2", _ANY_SIDE),),
+    ("patch_embed.proj.weight", (1024, 3, 14, 14)): (Backbone("vit_large_patch14_dinov2", _ANY_SIDE),),
 }

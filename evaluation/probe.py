@@ -18,7 +18,7 @@ from .further import further_sets
 from .protocols import Augmented, Protocol
 from .results import Part, result_file
 from .resumable import state_folder
-from .subject import filled
+from .subject import check_side, filled
 from .subset import described, part_of, subset_of
 from .table import PIXELS, Row, evaluate, format_table, label
 from .transfer import open_transfers
@@ -38,6 +38,7 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
             raise ValueError(f"{protocol.id} resizes {protocol.test_interpolation}: leave --interpolation out")
         view = evaluation_view(view, protocol)
     encoder, account = filled(args.subject, backbone)
+    check_side(encoder, view)
     images = {"data": spec, "data_root": str(root) if root else None, "view": view}
     if subset := subset_of(args.images):
         protocol = replace(protocol, subset=subset.id)

@@ -32,8 +32,8 @@ def network(weights: str) -> str:
     """
     library, _, name = weights.partition(":")
     if library == "timm":
-        _timm_config(name)
-        return name
+        config = _timm_config(name)
+        return ".".join(part for part in (config["architecture"], config["tag"]) if part)
     return _torchvision_weights(name)[0]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from augmentations import Center
 from models import Backbone
 
 from .command import Subject
@@ -29,3 +30,15 @@ def filled(subject: Subject, backbone: Backbone) -> tuple[nn.Module, Account]:
         state, digest = published_state(subject.weights, backbone)
         return encoder, fill(encoder, state, subject.weights, digest)
     return encoder, load(encoder, Path(subject.weights), subject.prefix)
+
+
+def check_side(encoder: nn.Module, view: Center) -> None:
+    """Raises: ValueError: a transformer for images of another side than the view's, which its positions fix."""
+    patches = getattr(encoder, "patch_embed", None)
+    side = getattr(patches, "img_size", None)
+    if side and getattr(patches, "strict_img_size", False) and tuple(side) != (view.size, view.size):
+        raise ValueError(
+            f"the network takes images of {side[0]} x {side[1]} pixels, and the view gives {view.size} x {view.size}: "
+            f"give --size {side[0]}, or with --weights interpolate its positions by --backbone-kwargs "
+            "'{\"dynamic_img_size\": true}'"
+        )

@@ -65,7 +65,7 @@ def fill(encoder: nn.Module, tensors: Tensors, source: str, sha256: str = "", pr
         ValueError: naming `source`, the counts and the first missing, unexpected and mis-shaped keys.
     """
     target = encoder.state_dict()
-    found = _places(target, tensors, prefix)
+    found = _places(encoder, tensors, prefix)
     if len(found) > 1:
         prefixes = " or ".join(place.prefix or "''" for place in found)
         raise ValueError(f"{source} holds this encoder {len(found)} times: choose with --prefix {prefixes}")
@@ -110,8 +110,10 @@ def fitting(tensors: Tensors, prefix: str | None = None) -> Iterator[Backbone]:
             for backbone in backbones:
                 with torch.device("meta"):
                     encoder, _ = backbone.build()
-                places = _places(encoder.state_dict(), tensors, prefix)
-                if any(not _problems(encoder, tensors, place) for place in places):
+                places = [
+                    place for place in _places(encoder, tensors, prefix) if not _problems(encoder, tensors, place)
+                ]
+                if any(bool(place.naming.without) == (backbone.stem == "cifar-no-relu") for place in places):
                     yield backbone
 
 
@@ -129,10 +131,12 @@ class _Place:
     prefix: str
 
 
-def _places(target: Tensors, tensors: Tensors, given: str | None) -> list[_Place]:
+def _places(encoder: nn.Module, tensors: Tensors, given: str | None) -> list[_Place]:
     """Returns where the whole encoder stands, without those that its project does not evaluate; else the best guess."""
+    target = list(encoder.state_dict())
     counts: list[tuple[int, _Place]] = []
-    namings = {tuple(map(naming, target)): naming for naming in reversed(NAMINGS)}  # those that differ for this one
+    possible = [n for n in NAMINGS if all(isinstance(getattr(encoder, name, None), nn.Identity) for name in n.without)]
+    namings = {tuple(map(naming, target)): naming for naming in reversed(possible)}  # those that differ for this one
     for names, naming in reversed(namings.items()):
         ends = {names[0], names[-1]}  # either may be what the file lacks
         prefixes = {key.removesuffix(end) for end in ends for key in tensors if key == end or key.endswith(f".{end}")}

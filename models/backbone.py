@@ -7,13 +7,13 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-Stem = Literal["imagenet", "cifar", "cifar-pad2"]
+Stem = Literal["imagenet", "cifar", "cifar-pad2", "cifar-no-relu"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Backbone:
         stem: "imagenet" leaves the network as it is. "cifar" makes the first convolution 3x3, stride 1, padding 1 and
             drops the max-pool (SimCLR, arXiv 2002.05709, appendix B.9). "cifar-pad2" pads by 2, so that a 32 x 32
             image gives 34 x 34 maps: solo-learn's variant (solo/methods/base.py at 9187ea3), which its CIFAR numbers
-            need.
+            need. "cifar-no-relu" is "cifar" without the first ReLU: what lightly's CIFAR benchmark trains, as its
+            nn.Sequential of a network's children leaves out a ReLU that is a function (lightly/models/resnet.py at
+            e8d317f).
     """
 
     name: str
@@ -59,9 +61,9 @@ class Backbone:
 
 
 def _cifar_stem(module: nn.Module, spec: Backbone) -> None:
-    padding = {"cifar": 1, "cifar-pad2": 2}.get(spec.stem)
+    padding = {"cifar": 1, "cifar-pad2": 2, "cifar-no-relu": 1}.get(spec.stem)
     if padding is None:
-        raise ValueError(f"stem {spec.stem!r} is none of 'imagenet', 'cifar', 'cifar-pad2'")
+        raise ValueError(f"stem {spec.stem!r} is none of {', '.join(map(repr, get_args(Stem)))}")
     first = getattr(module, "conv1", None)
     if not isinstance(first, nn.Conv2d) or not hasattr(module, "maxpool"):
         raise ValueError(
@@ -72,6 +74,8 @@ def _cifar_stem(module: nn.Module, spec: Backbone) -> None:
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as timm initialises a ResNet
     module.conv1 = conv
     module.maxpool = nn.Identity()
+    if spec.stem == "cifar-no-relu":
+        module.act1 = nn.Identity()
 
 
 def recompute_activations(module: nn.Module) -> int:

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.layouts import COMMON, EVALUATED
-from evaluation.weights import fill, load
+from augmentations import Center
+from evaluation.command import Images, Subject, resolve
+from evaluation.layouts import COMMON, EVALUATED, NAMINGS
+from evaluation.subject import check_side, filled
+from evaluation.weights import fill, load, told_backbone
 from models import Backbone
 
 RESNET = Backbone("resnet18", {"channels": (64, 8, 8, 8)})  # torchvision's names, as the first test holds
@@ -254,36 +257,77 @@ def test_a_sequential_of_torchvisions_resnet_computes_the_same():
         assert torch.equal(encoder.eval()(images), numbered(images).flatten(1))
 
 
-def test_a_sequential_of_lightlys_own_resnet():
-    """lightly/models/resnet.py and docs/.../cifar10_benchmark.py at e8d317f: no max-pool, shortcut, 3 x 3 stem."""
-    spec = Backbone(RESNET.name, RESNET.kwargs, "cifar")
+class LightlyBlock(nn.Module):
+    """By the names and the order of lightly/models/resnet.py at e8d317f."""
+
+    def __init__(self, width, planes, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or width != planes:
+            self.shortcut = nn.Sequential(nn.Conv2d(width, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (out + self.shortcut(x)).relu()
+
+
+def test_a_sequential_of_lightlys_own_resnet_computes_the_same():
+    """docs/.../cifar10_benchmark.py at e8d317f: the children in a Sequential, so no ReLU after the first layer."""
     torch.manual_seed(0)
-    state = spec.build()[0].state_dict()
-    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    theirs = {"0.weight": "conv1.weight", **{f"1.{name}": f"bn1.{name}" for name in norm}}
-    for layer in (1, 2, 3, 4):
-        for block in (0, 1):
-            here, there = f"layer{layer}.{block}.", f"{layer + 1}.{block}."
-            for number in (1, 2):
-                theirs[f"{there}conv{number}.weight"] = f"{here}conv{number}.weight"
-                theirs |= {f"{there}bn{number}.{name}": f"{here}bn{number}.{name}" for name in norm}
-            if f"{here}downsample.0.weight" in state:
-                theirs[f"{there}shortcut.0.weight"] = f"{here}downsample.0.weight"
-                theirs |= {f"{there}shortcut.1.{name}": f"{here}downsample.1.{name}" for name in norm}
-    encoder, _ = spec.build()
-    account = fill(encoder, {f"state_dict.backbone.{name}": state[ours] for name, ours in theirs.items()}, "file")
-    assert (account.prefix, account.left_out) == ("state_dict.backbone.", {})
-    for key, value in encoder.state_dict().items():
-        assert torch.equal(value, state[key]), key
+    widths = [(64, 64, 1), (64, 8, 2), (8, 8, 2), (8, 8, 2)]
+    layers = [nn.Sequential(LightlyBlock(w, p, s), LightlyBlock(p, p, 1)) for w, p, s in widths]
+    stem = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64)
+    numbered = nn.Sequential(*stem, *layers, nn.AdaptiveAvgPool2d(1)).eval()
+    state = under("state_dict.backbone.", numbered.state_dict())
+    encoder, _ = Backbone(RESNET.name, RESNET.kwargs, "cifar-no-relu").build()
+    account = fill(encoder, state, "file")
+    assert (account.prefix, account.num_loaded, account.left_out) == ("state_dict.backbone.", 120, {})
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(encoder.eval()(images), numbered(images).flatten(1))
+    with pytest.raises(ValueError, match="does not hold this encoder's 120 tensors"):  # with a ReLU: another function
+        fill(Backbone(RESNET.name, RESNET.kwargs, "cifar").build()[0], state, "file")
+
+
+def test_lightlys_own_resnet_is_told_by_its_names():
+    full = Backbone("resnet18", stem="cifar-no-relu")
+    naming = next(naming for naming in NAMINGS if naming.without)
+    state = {f"backbone.{naming(key)}": value for key, value in full.build()[0].state_dict().items()}
+    assert told_backbone(state, "file") == full
+
+
+def test_the_command_needs_no_backbone_where_the_keys_tell(tmp_path, images):
+    state = {key: value.half() for key, value in Backbone("resnet18").build()[0].state_dict().items()}
+    torch.save({"model": under("module.backbone.", state)}, tmp_path / "checkpoint.pth")
+    subject = Subject(weights=str(tmp_path / "checkpoint.pth"))
+    backbone, view, _, _ = resolve(subject, Images(data=images, interpolation="bicubic"))
+    assert (backbone, view) == (Backbone("resnet18"), Center(interpolation="bicubic"))
+    assert filled(subject, backbone)[1].num_loaded == 120
 
 
 def test_dinov2_has_timms_names():
     """facebookresearch/dinov2 dinov2/models/vision_transformer.py and layers/block.py at b8931f7, without registers."""
     scales = {f"blocks.{block}.{name}.gamma": torch.zeros(8) for block in range(2) for name in ("ls1", "ls2")}
     state = vit_state(1) | {"pos_embed": torch.randn(1, 1370, 8), "patch_embed.proj.weight": torch.randn(8, 3, 14, 14)}
-    encoder, _ = Backbone("vit_small_patch14_dinov2", VIT.kwargs).build()
+    encoder, _ = Backbone("vit_small_patch14_dinov2", {**VIT.kwargs, "dynamic_img_size": True}).build()
     account = fill(encoder, {**state, **scales, "mask_token": torch.zeros(1, 8)}, "dinov2_vits14_pretrain.pth")
     assert (account.num_loaded, account.left_out) == (34, {"mask_token": 1})
+    check_side(encoder, Center())
+    with torch.no_grad():
+        assert encoder(torch.zeros(1, 3, 28, 28)).shape == (1, 8)
+
+
+def test_a_transformer_of_another_side_is_refused():
+    encoder, _ = VIT.build()
+    check_side(encoder, Center())
+    with pytest.raises(
+        ValueError, match=r"takes images of 224 x 224 pixels, and the view gives 96 x 96: give --size 224"
+    ):
+        check_side(encoder, Center(96, 96))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "vit_small_patch16_224"])

@@ -33,7 +33,7 @@ def test_views_are_the_publishers():
     assert published_view("torchvision:resnet18") == Center(256, 224, "bilinear")
     assert published_view("torchvision:resnet50.IMAGENET1K_V2") == Center(232, 224, "bilinear")
     assert network("torchvision:resnet50.IMAGENET1K_V2") == "resnet50"
-    assert network("timm:resnet10t.c3_in1k") == "resnet10t.c3_in1k"
+    assert network("timm:resnet10t") == network("timm:resnet10t.c3_in1k") == "resnet10t.c3_in1k"
 
 
 @pytest.mark.parametrize(

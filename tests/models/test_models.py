@@ -30,7 +30,7 @@ def test_the_width_is_that_of_the_pooled_features(name: str, pool: str) -> None:
     assert module.eval()(images(64)).shape == (4, width)
 
 
-@pytest.mark.parametrize(("stem", "side"), [("imagenet", 8), ("cifar", 32), ("cifar-pad2", 34)])
+@pytest.mark.parametrize(("stem", "side"), [("imagenet", 8), ("cifar", 32), ("cifar-pad2", 34), ("cifar-no-relu", 32)])
 def test_stems_give_the_maps_they_say(stem: str, side: int) -> None:
     module, _ = Backbone("resnet18", stem=stem).build()  # ty: ignore
     maps: list[Tensor] = []
