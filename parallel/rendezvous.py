@@ -18,6 +18,7 @@ from pathlib import Path
 from torch.distributed import TCPStore
 
 FOLDER = ".rendezvous"
+ATTEMPTS = 100
 
 
 def slurm_store(run: Path, env: Mapping[str, str], rank: int, size: int, timeout: timedelta) -> TCPStore:
@@ -35,10 +36,7 @@ def slurm_store(run: Path, env: Mapping[str, str], rank: int, size: int, timeout
         host = env.get("SLURMD_NODENAME") or os.uname().nodename
         store = TCPStore(host, 0, size, is_master=True, wait_for_workers=False, timeout=timeout)
         try:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            draft = note.with_name(f"{note.name}.{secrets.token_hex(4)}.tmp")
-            draft.write_text(f"{host} {store.port}", encoding="utf-8")
-            draft.replace(note)
+            _write(note, f"{host} {store.port}")
         except OSError as error:
             raise ValueError(f"--out {run} cannot be written: {error.strerror or error}") from None
     else:
@@ -57,6 +55,19 @@ def slurm_store(run: Path, env: Mapping[str, str], rank: int, size: int, timeout
 def key(env: Mapping[str, str]) -> str:
     """Returns a name that no other start has: job, restart and step."""
     return "-".join(env.get(name) or "0" for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID"))
+
+
+def _write(note: Path, text: str) -> None:
+    draft = note.with_name(f"{note.name}.{secrets.token_hex(4)}.tmp")
+    for attempt in range(ATTEMPTS):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_text(text, encoding="utf-8")
+            break
+        except FileNotFoundError:  # another start of this run has met, and removed the folder that was empty
+            if attempt == ATTEMPTS - 1:
+                raise
+    draft.replace(note)
 
 
 def _read(note: Path, timeout: timedelta) -> tuple[str, int]:

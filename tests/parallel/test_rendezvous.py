@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import TCPStore
 
-from parallel.rendezvous import FOLDER, key, slurm_store
+from parallel.rendezvous import FOLDER, _write, key, slurm_store
 
 ENV = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "127.0.0.1"}
 
@@ -74,6 +74,22 @@ def test_fifty_jobs_at_once_do_not_clash(tmp_path: Path) -> None:
         ranks = [[pool.submit(rank_of, job, rank) for rank in (0, 1)] for job in range(50)]
         found = [[rank.result() for rank in pair] for pair in ranks]
     assert all(pair[0] == pair[1] == (pair[0][0], str(job)) for job, pair in enumerate(found))
+
+
+def test_a_folder_that_another_start_removes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between making it and writing into it: the other's ranks have met, and found it empty."""
+    make, removed = Path.mkdir, []
+
+    def made_and_removed(folder: Path, **options: bool) -> None:
+        make(folder, **options)
+        if len(removed) < 3:
+            removed.append(folder)
+            folder.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", made_and_removed)
+    _write(tmp_path / FOLDER / "note", "host 1")
+    assert len(removed) == 3
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["note"]
 
 
 def test_starts_have_names_of_their_own() -> None:
