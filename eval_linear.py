@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in pretrain.py: threads that spin starve the data workers
 
@@ -49,6 +50,7 @@ def evaluate_all(args: Arguments) -> int:
     protocol = find(args.probe, args.method.epochs) if args.probe else None
 
     # torch and timm are imported after the command line is understood: --help is instant
+    from evaluation.mirror import mirror
     from evaluation.probe import linear_probe
     from evaluation.results import write_result
     from parallel import start_world
@@ -82,6 +84,15 @@ def evaluate_all(args: Arguments) -> int:
             print(f"written to {part.out} after {seconds:.0f} s", flush=True)
             if part.states:
                 shutil.rmtree(part.states, ignore_errors=True)
+        pictures: dict[str, Path] = {}
+        try:
+            pictures = part.draw(part.folder) if part.draw else {}
+        except OSError as error:
+            print(f"eval_linear.py: no pictures in {part.folder}: {error.strerror or error}", file=sys.stderr)
+            code = NOT_WRITTEN_EXIT
+        for path in pictures.values():
+            print(f"picture: {path}", flush=True)
+        mirror(part, rows, pictures, args)
     return code
 
 

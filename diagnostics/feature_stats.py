@@ -17,17 +17,21 @@ ALPHA_RANKS = (4, 100)  # the authors' code
 LIDAR_DELTA, LIDAR_EPSILON = 1e-4, 1e-7  # ours: the paper names neither
 
 
-def feature_statistics(z: Tensor) -> dict[str, float]:
+def feature_statistics(z: Tensor, device: torch.device | None = None) -> dict[str, float]:
     """Returns RankMe, alpha-ReQ and uniformity of features (N, D), each under a name that says of how many rows.
 
     Of more rows than are needed the same random ones are taken for every encoder. A number that the features do not
-    have (alpha-ReQ of fewer than two eigenvalues in its range, a point) is left out.
+    have (alpha-ReQ of fewer than two eigenvalues in its range) is left out.
+
+    Args:
+        z: of any precision, in memory or mapped.
+        device: where to compute; None: where the features are.
     """
-    rows = _some(z, RANKME_ROWS).double()
+    rows = _some(z, RANKME_ROWS).to(device).double()
     found = {f"rankme-n{len(rows)}": rankme(rows)}
     alpha, last = alpha_req(rows)
     found[f"alpha-req-ranks{ALPHA_RANKS[0]}-{last}-n{len(rows)}"] = alpha
-    fewer = _some(z, UNIFORMITY_ROWS)
+    fewer = _some(rows, UNIFORMITY_ROWS)
     if len(fewer) > 1:
         found[f"uniformity-n{len(fewer)}"] = uniformity(fewer)
     return {name: value for name, value in found.items() if math.isfinite(value)}

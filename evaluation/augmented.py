@@ -24,7 +24,7 @@ from .resumable import Course, learn
 WIDE = 768  # features of a transformer from which on a paper may take others
 
 
-def train_view(view: Center, protocol: Augmented) -> View:
+def train_view(view: Center | View, protocol: Augmented) -> View:
     """Returns the protocol's random crop and flip, at the evaluation view's size and with its channel statistics."""
     return replace(PROBE_TRAIN, size=view.size, mean=view.mean, std=view.std, interpolation=protocol.interpolation)
 

@@ -47,6 +47,11 @@ class Classifier:
         """Returns (S, M, C) of features (M, D), all at once: for many images and classes rather `top`."""
         return torch.stack([head.logits(features) for head in self.heads])
 
+    def confidence(self, features: Tensor) -> Tensor:
+        """Returns the probability that the first seed's head gives to the class it predicts, (M,) on the CPU."""
+        size = max(1, CHUNK // max(self.heads[0].bias.numel(), features.shape[1]))
+        return torch.cat([self.heads[0].logits(x).softmax(dim=1).amax(dim=1).cpu() for x in features.split(size)])
+
     def top(self, features: Tensor, k: int = 5, classes: Tensor | None = None) -> Tensor:
         """Returns each seed's k classes of highest logit, highest first: (S, M, k) int64 on the CPU, less where C < k.
 

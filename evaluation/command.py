@@ -178,6 +178,25 @@ class Captions:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What is shown beside accuracies. Nothing here changes them."""
+
+    lidar: Annotated[
+        tuple[int, int] | None,
+        _unset(
+            "N Q",
+            "LiDAR and alignment of the features, from Q random views of each of N training images: 1000 50 is LiDAR's "
+            "paper's, 50,000 images to look at",
+        ),
+    ] = None
+    wandb: Annotated[
+        Literal["off", "offline", "online"],
+        tyro.conf.arg(help="mirror numbers and pictures; whatever happens to wandb, the evaluation goes on"),
+    ] = "off"
+    wandb_project: Annotated[str, tyro.conf.arg(metavar="NAME", help="wandb project")] = "ssl-pretraining"
+
+
+@dataclass(frozen=True)
 class Place:
     """Where. Nothing here changes the result but for rounding."""
 
@@ -205,6 +224,7 @@ class Arguments:
     images: Images
     method: Method
     captions: Captions
+    shown: Shown
     place: Place
 
     @property
@@ -251,6 +271,8 @@ def _check_together(args: Arguments) -> None:
             for name in names:
                 if name not in allowed and getattr(part, name) != getattr(default, name):
                     raise ValueError(f"--{name.replace('_', '-')} is the probe's, {why}")
+        if args.shown.lidar:
+            raise ValueError(f"--lidar is the probe's, {why}")
     elif args.method.finetune:
         raise ValueError("--finetune and --protocol are two evaluations: give one, then the other")
     results = [args.probe, args.method.finetune, captions.zero_shot, captions.retrieval]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from augmentations import Center
+from augmentations import Center, View
 from data import ImageSet
 from parallel import World
 from training import stop
@@ -55,14 +55,14 @@ class Extractor:
 
     Args:
         encoders: by name, each (n, 3, H, W) -> (n, D); frozen here: mode, weights and buffers stay as they are.
-        view: how they see an image.
+        view: how they see an image; a random one draws by the image's place in the set.
         world: the processes that share the work.
         workers: processes of each that decode and render.
         batch_size: images of one forward pass, of no influence but on rounding; None: what suits the device.
     """
 
     encoders: Mapping[str, nn.Module]
-    view: Center
+    view: Center | View
     world: World
     workers: int = 0
     batch_size: int | None = None
@@ -112,7 +112,7 @@ def pixels(
 def extract_each(
     encoders: Mapping[str, nn.Module],
     image_set: ImageSet,
-    view: Center,
+    view: Center | View,
     batch_size: int,
     device: torch.device,
     workers: int,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from augmentations import Center
 from data.packed import store_of
 from parallel import World
 from training.recipe import describe
@@ -15,9 +17,11 @@ from .checks import check_sets
 from .command import Arguments, resolve
 from .features import Extractor, Pixels
 from .further import further_sets
+from .looks import Looks, format_statistics, random_view
 from .protocols import Augmented, Protocol
 from .results import Part, result_file
 from .resumable import state_folder
+from .run_folder import read_run
 from .subject import check_side, filled
 from .subset import described, part_of, subset_of
 from .table import PIXELS, Row, evaluate, format_table, label
@@ -68,11 +72,13 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
         "transfers": [other.facts() for other in transfers],
     }
     states = state_folder(out, {"protocol": protocol, **facts})
+    extractor = Extractor(encoders, view, world, place.workers, place.batch_size)
+    looks = Looks(extractor, train_set, test_set)
+    lidar = _lidar(args, view, len(train_set))
 
     def compute() -> tuple[list[Row], str]:
-        extractor = Extractor(encoders, view, world, place.workers, place.batch_size)
         neighbours = method.knn_k, method.knn_temperature
-        rows = evaluate(extractor, train_set, test_set, protocol, seeds, *neighbours, further, states)
+        rows = evaluate(extractor, train_set, test_set, protocol, seeds, *neighbours, further, states, looks.seen)
         for number, other in enumerate(transfers):
             sets, whole = (other.train_set, other.test_set), replace(protocol, subset="")
             found = evaluate(extractor, *sets, whole, seeds, *neighbours, states=states / f"transfer{number}")
@@ -84,13 +90,17 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
                 found = "{kind} features, lr {lr:.2g}, weight decay {weight_decay:g}: {holdout_top1:.2f} %"
                 found = found.format(**row.selected)
                 chosen.append(f"chosen for {label(row)} on held-out train images: {found}{edge}")
-        return rows, "\n".join([format_table(rows), "", *chosen]).rstrip()
+        if lidar:
+            looks.see_views(**lidar)
+        rows = [row if row.images else replace(row, diagnostics=looks.statistics[row.encoder]) for row in rows]
+        shown = format_statistics(looks.statistics)
+        return rows, "\n".join([format_table(rows), "", *chosen, *([""] if chosen else []), shown])
 
     where = root or spec
     return Part(
         out,
         {"id": protocol.id, **describe(protocol)},
-        facts,
+        {**facts, "lidar": lidar},
         (
             str(account),
             f"encoder: {backbone}",
@@ -101,4 +111,18 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
         ),
         compute,
         states,
+        lambda folder: looks.draw(folder, protocol.id),
     )
+
+
+def _lidar(args: Arguments, view: Center, num_train: int) -> dict[str, Any] | None:
+    """Returns what `Looks.see_views` takes, or None: it is not asked for."""
+    if args.shown.lidar is None:
+        return None
+    num_images, num_views = args.shown.lidar
+    if not 2 <= num_images <= num_train or num_views < 2:
+        raise ValueError(
+            f"--lidar {num_images} {num_views} should be 2 to {num_train} training images and at least 2 views of each"
+        )
+    of_run = read_run(args.subject.run).views if args.subject.run else ()
+    return {"num_images": num_images, "num_views": num_views, "view": random_view(of_run, view)}

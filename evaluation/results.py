@@ -33,6 +33,7 @@ class Part:
     heading: lines to print before it runs.
     run: returns its rows, and the text to print.
     states: folder of what it needs to go on after a stop; of no use once its result is written.
+    draw: once it has run, draws its pictures into a folder and returns them by name.
     """
 
     out: Path
@@ -41,6 +42,12 @@ class Part:
     heading: tuple[str, ...]
     run: Callable[[], tuple[list[Row], str]]
     states: Path | None = None
+    draw: Callable[[Path], dict[str, Path]] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Returns where its pictures go: "cached" beside "cached.json"."""
+        return self.out.with_suffix("")
 
 
 def result_file(args: Arguments, protocol: str, images: Mapping[str, Any]) -> Path:

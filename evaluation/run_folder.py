@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from augmentations import Center
+from augmentations import Center, View
 from data import Cifar10, ImageFolder, Pairs, Shapes
 from losses import NPairs, SigLIP
 from models import Backbone, Bpe, Bytes, Projection, TextTransformer
@@ -24,6 +24,7 @@ _PARTS = (
     NPairs,
     SigLIP,
     Center,
+    View,
     ImageFolder,
     Cifar10,
     Shapes,
@@ -42,6 +43,7 @@ class Run:
     data: DataSpec
     data_root: Path | None  # where its latest attempt read the images
     objective: Mapping[str, Any]  # its description: networks and loss
+    views: tuple[View, ...]  # the random ones it was trained on
 
 
 def read_run(folder: Path) -> Run:
@@ -63,11 +65,12 @@ def read_run(folder: Path) -> Run:
         objective = described["objective"]
         parts = [objective["encoder"], described["eval_view"], described["data"]]
         backbone, view, data = (rebuild(part) for part in parts)
+        views = rebuild(described.get("views", []))
         if not isinstance(backbone, Backbone) or not isinstance(view, Center) or type(data) not in KINDS.values():
             raise ValueError("objective.encoder, eval_view and data should be a Backbone, a Center and a data set")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{record} is no record that this version reads: {type(error).__name__}: {error}") from None
-    return Run(str(content.get("recipe", "?")), backbone, view, data, _data_root(folder), objective)
+    return Run(str(content.get("recipe", "?")), backbone, view, data, _data_root(folder), objective, views)
 
 
 def rebuild(described: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Row:
     predicted: classes of the test images by the linear probe's first seed, (M,) int64, for pictures; None: no probe.
     images: the images it is about, where they are others than the test split that the result names.
     seconds: of heads and k-NN, or of fine-tuning; features, which the rows share, come before. No part of the result.
+    diagnostics: statistics of its features by name ("rankme-n25600").
     """
 
     encoder: str
@@ -43,6 +44,10 @@ class Row:
     predicted: Tensor | None = field(default=None, repr=False, compare=False)
     images: str = ""
     seconds: float | None = field(default=None, compare=False)
+    diagnostics: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+
+Look = Callable[[Row, Tensor, Tensor, Tensor], None]
 
 
 def evaluate(
@@ -55,6 +60,7 @@ def evaluate(
     temperature: float = KNN_TEMPERATURE,
     further: Sequence[FurtherSet] = (),
     states: Path | None = None,
+    look: Look | None = None,
 ) -> list[Row]:
     """Returns a row for each encoder: linear top-1 and top-5 under the protocol's name, and k-NN top-1.
 
@@ -63,6 +69,8 @@ def evaluate(
 
     Args:
         states: folder in which trainings on augmented images keep what they need to go on after a stop.
+        look: is called with each encoder's row, the confidence (M,) of its probe's first seed, and what the encoder
+            itself gives for both splits, (N, D) and (M, D).
 
     Raises:
         ValueError: as `check_sets`, or features that are not finite. BadImage: an image cannot be read.
@@ -104,6 +112,8 @@ def evaluate(
         seconds[name] += time.monotonic() - began
         rows.append(Row(name, named, dict(classifier.selected), top[0, :, 0], seconds=seconds[name]))
         classifiers[name] = classifier
+        if look:
+            look(rows[-1], classifier.confidence(test[name]), train[name][:, own], test[name][:, own])
     for other, features in zip(further, others, strict=True):
         for name, classifier in classifiers.items():
             found = other.accuracies(classifier, features[name])
@@ -160,6 +170,7 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 for name, metric in row.metrics.items()
             },
             "selected": row.selected,
+            "diagnostics": dict(row.diagnostics),
         }
         for row in rows
     ]
