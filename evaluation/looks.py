@@ -70,6 +70,8 @@ class Looks:
         order = torch.randperm(len(self.train_set), generator=torch.Generator().manual_seed(0))
         rows = order[:num_images].sort().values.repeat_interleave(num_views)
         features, _ = replace(self.extractor, view=view)(Subset(self.train_set, rows.numpy()))  # a view each place
+        if not self.extractor.world.is_main:
+            return
         for name, encoder in self.extractor.encoders.items():
             z = features[name][:, kinds_of(encoder)[LAST]].to(self.extractor.device)
             self.statistics.setdefault(name, {}).update(view_statistics(z.unflatten(0, (-1, num_views))))
