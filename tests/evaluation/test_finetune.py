@@ -132,7 +132,9 @@ def test_the_command_fine_tunes_a_copy_and_names_what_was_done(run):
     assert (result["num_train"], result["subset"]["id"]) == (7, "10pct-balanced")
 
 
-@pytest.mark.parametrize(("asked_at", "said"), [(4, "stopped by SIGTERM at step 2"), (3, "stopped by SIGTERM: ")])
+@pytest.mark.parametrize(
+    ("asked_at", "said"), [(4, "stopped by SIGTERM at step 2, saved"), (3, "stopped by a signal at step 2, saved")]
+)
 def test_stopped_fine_tuning_goes_on_by_the_same_command(asked_at, said, run, capsys, monkeypatch):
     """Before the third step, or while test images are counted after the second."""
     argv = ["--run", str(run), *FAST, "--subset", "10%", "--finetune", "bt", "--epochs", "3"]
@@ -143,7 +145,10 @@ def test_stopped_fine_tuning_goes_on_by_the_same_command(asked_at, said, run, ca
     assert eval_linear.main(argv) == stop.STOPPED_EXIT
     assert said in capsys.readouterr().err
     monkeypatch.undo()
+    steps = []
+    monkeypatch.setattr(Network, "step", lambda *rest, step=Network.step: (steps.append(rest[-1]), step(*rest)))
     assert eval_linear.main(argv) == 0
+    assert steps == [2]
     (file,) = (run / "eval").iterdir()  # and no state
     assert json.loads(file.read_text())["rows"] == json.loads((run / "whole.json").read_text())["rows"]
 
