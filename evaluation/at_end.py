@@ -88,7 +88,7 @@ def _image_text(
     """Returns retrieval, and zero-shot where the recipe has prompts, beside the untrained networks and chance."""
     objectives = {"pretrained": objective, "random init": recipe.objective().to(device)}
     images = recipe.data.open(root, "test")
-    shared = (recipe.eval_view, device, workers)
+    shared = (recipe.eval_view, World(0, 1, device), workers)
     rows = retrieval(objectives, recipe.tokenizer, images, *shared)
     if recipe.prompts:
         found = zero_shot(objectives, recipe.tokenizer, images, images.classes, recipe.prompts, *shared)

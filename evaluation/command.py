@@ -209,7 +209,11 @@ class Place:
         ),
     ] = None
     device: Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(help="auto takes a GPU if there is one")] = "auto"
-    workers: Annotated[int, tyro.conf.arg(metavar="N", help="processes that decode and render")] = 2
+    features: Annotated[
+        Path | None,
+        _unset("DIR", "keep features there, and take those that it holds of the same encoder, view and images"),
+    ] = None
+    workers: Annotated[int, tyro.conf.arg(metavar="N", help="processes of each rank that decode and render")] = 2
     batch_size: Annotated[
         int | None,
         _unset("N", "images of one pass through the encoder, not of the probe; left out: as suits the device"),
@@ -231,6 +235,13 @@ class Arguments:
     def probe(self) -> str | None:
         """Returns the id of the linear probe's protocol, or None: no probe is asked."""
         return self.method.protocol or (None if self.captions.asked or self.method.finetune else DEFAULT)
+
+    @property
+    def folder(self) -> Path:
+        """Returns a folder that all processes see: the run's, or that of --out, or of the weights."""
+        if self.subject.run is not None:
+            return self.subject.run
+        return Path(self.place.out or self.subject.weights or "result").parent
 
 
 def parse(argv: Sequence[str], description: str | None) -> Arguments:

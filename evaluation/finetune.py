@@ -69,7 +69,7 @@ class Network:
         self.rates = (protocol.lr_encoder, *protocol.head.lrs)
         groups = [{"params": part.parameters(), "lr": rate} for part, rate in zip(self.model, self.rates, strict=True)]
         self.optimizer = torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=protocol.head.nesterov)
-        self.extractor = replace(extractor, encoders={"fine-tuned": self.model})
+        self.extractor = replace(extractor, encoders={"fine-tuned": self.model}, dtype=torch.float32)
 
     def see(self, x: Tensor) -> Tensor:
         """Returns the images: a step sees all of its own at once, since BatchNorm does."""

@@ -17,9 +17,10 @@ from data import ImageSet
 from data.captions import Tokenizer, encode, trimmed
 from data.sets import Captioned
 from objectives import ImageText
+from parallel import World
 
 from . import zero_shot as classes_by_name
-from .features import extract_each, frozen
+from .features import Extractor, frozen
 from .images import progress
 from .retrieval import chance, recall
 from .run_folder import read_run, rebuild, weights_of
@@ -99,22 +100,23 @@ def image_features(
     objectives: Mapping[str, ImageText],
     image_set: ImageSet,
     view: Center,
-    device: torch.device,
+    world: World,
     workers: int,
     batch_size: int | None = None,
 ) -> dict[str, Tensor]:
     """Returns {name: (N, D) float32 on the CPU, rows of length 1}; every image is rendered once for all objectives.
 
     Args:
-        objectives: frozen here: mode, weights and buffers stay as they are. Moved to `device`.
+        objectives: frozen here: mode, weights and buffers stay as they are. Moved to the device.
+        world: the processes that share the images.
         batch_size: images of one forward pass, of no influence but on rounding; None: what suits the device.
 
     Raises:
         BadImage: an image cannot be read. ValueError: features that are not finite.
     """
     towers = {name: _ImageTower(objective) for name, objective in objectives.items()}
-    size = batch_size or _batch_size(device)
-    return {name: F.normalize(z) for name, z in extract_each(towers, image_set, view, size, device, workers)[0].items()}
+    extractor = Extractor(towers, view, world, workers, batch_size, dtype=torch.float32)
+    return {name: F.normalize(z) for name, z in extractor(image_set)[0].items()}
 
 
 def text_features(
@@ -157,7 +159,7 @@ def retrieval(
     tokenizer: Tokenizer,
     pairs: CaptionedSet,
     view: Center,
-    device: torch.device,
+    world: World,
     workers: int,
     batch_size: int | None = None,
 ) -> list[Row]:
@@ -173,10 +175,14 @@ def retrieval(
     texts = [text for own in captions for text in own]
     owner = torch.repeat_interleave(torch.arange(len(pairs)), torch.tensor([len(own) for own in captions]))
     groups = [" ".join(text.lower().split()) for text in texts]
-    images = image_features(objectives, pairs, view, device, workers, batch_size)
+    images = image_features(objectives, pairs, view, world, workers, batch_size)
     metrics = {
         name: recall(
-            images[name], text_features(objective, tokenizer, texts, device, batch_size), owner, groups, device=device
+            images[name],
+            text_features(objective, tokenizer, texts, world.device, batch_size),
+            owner,
+            groups,
+            device=world.device,
         )
         for name, objective in objectives.items()
     }
@@ -190,7 +196,7 @@ def zero_shot(
     names: Sequence[str],
     sentences: Sequence[str],
     view: Center,
-    device: torch.device,
+    world: World,
     workers: int,
     batch_size: int | None = None,
 ) -> list[Row]:
@@ -203,12 +209,12 @@ def zero_shot(
         BadImage: an image cannot be read. ValueError: features that are not finite.
     """
     labels = torch.as_tensor(image_set.labels, dtype=torch.int64)
-    images = image_features(objectives, image_set, view, device, workers, batch_size)
+    images = image_features(objectives, image_set, view, world, workers, batch_size)
     metrics = {}
     for name, objective in objectives.items():
-        embed = partial(text_features, objective, tokenizer, device=device, batch_size=batch_size)
+        embed = partial(text_features, objective, tokenizer, device=world.device, batch_size=batch_size)
         classes = classes_by_name.class_embeddings(embed, names, sentences)
-        metrics[name] = classes_by_name.accuracy(images[name], labels, classes, len(sentences), device)
+        metrics[name] = classes_by_name.accuracy(images[name], labels, classes, len(sentences), world.device)
     return _rows(metrics | {CHANCE: classes_by_name.chance(len(names), len(sentences))})
 
 
@@ -229,4 +235,4 @@ def _rows(metrics: Mapping[str, Mapping[str, float]]) -> list[Row]:
 
 
 def _batch_size(device: torch.device) -> int:
-    return 64 if device.type == "cpu" else 256  # as in table.evaluate
+    return 64 if device.type == "cpu" else 256  # as in features.Extractor

@@ -43,11 +43,11 @@ def predict(
     section 3.4. Weights are scaled by the nearest one's, which changes no vote and cannot overflow at small T.
     """
     check(k, temperature, len(train))
-    bank = F.normalize(train.to(device), dim=1).T  # (D, N)
+    bank = F.normalize(train.to(device).float(), dim=1).T  # (D, N)
     labels = labels.to(device)
     found = []
     for rows in test.split(max(1, CHUNK // len(train))):
-        similarity = F.normalize(rows.to(device), dim=1) @ bank
+        similarity = F.normalize(rows.to(device).float(), dim=1) @ bank
         nearest, index = similarity.topk(k, dim=1)  # (m, k), highest first
         weight = ((nearest - nearest[:, :1]) / temperature).exp()
         votes = torch.zeros(len(rows), num_classes, device=device).scatter_add_(1, labels[index], weight)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from training.recipe import describe
 from .augmented import evaluation_view, prepared
 from .checks import check_sets
 from .command import Arguments, resolve
-from .features import Extractor, Pixels
+from .features import Extractor, Pixels, unchanged
 from .further import further_sets
 from .looks import Looks, format_statistics, random_view
 from .protocols import Augmented, Protocol
@@ -47,6 +49,7 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
     if subset := subset_of(args.images):
         protocol = replace(protocol, subset=subset.id)
     out = result_file(args, protocol.id, images)
+    _check_writable(place.features)
     all_train, test_set = spec.open(root, "train"), spec.open(root, "test")
     train_set = part_of(all_train, subset)
     check_sets(train_set, test_set, protocol, method.knn_k, method.knn_temperature)
@@ -72,17 +75,20 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
         "transfers": [other.facts() for other in transfers],
     }
     states = state_folder(out, {"protocol": protocol, **facts})
-    extractor = Extractor(encoders, view, world, place.workers, place.batch_size)
+    extractor = Extractor(encoders, view, world, place.workers, place.batch_size, place.features)
     looks = Looks(extractor, train_set, test_set)
     lidar = _lidar(args, view, len(train_set))
 
     def compute() -> tuple[list[Row], str]:
         neighbours = method.knn_k, method.knn_temperature
-        rows = evaluate(extractor, train_set, test_set, protocol, seeds, *neighbours, further, states, looks.seen)
-        for number, other in enumerate(transfers):
-            sets, whole = (other.train_set, other.test_set), replace(protocol, subset="")
-            found = evaluate(extractor, *sets, whole, seeds, *neighbours, states=states / f"transfer{number}")
-            rows += [replace(row, images=other.name) for row in found]
+        with unchanged(encoders):
+            rows = evaluate(extractor, train_set, test_set, protocol, seeds, *neighbours, further, states, looks.seen)
+            for number, other in enumerate(transfers):
+                sets, whole = (other.train_set, other.test_set), replace(protocol, subset="")
+                found = evaluate(extractor, *sets, whole, seeds, *neighbours, states=states / f"transfer{number}")
+                rows += [replace(row, images=other.name) for row in found]
+            if lidar:
+                looks.see_views(**lidar)
         chosen = []
         for row in rows:
             if row.selected:
@@ -90,8 +96,6 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
                 found = "{kind} features, lr {lr:.2g}, weight decay {weight_decay:g}: {holdout_top1:.2f} %"
                 found = found.format(**row.selected)
                 chosen.append(f"chosen for {label(row)} on held-out train images: {found}{edge}")
-        if lidar:
-            looks.see_views(**lidar)
         rows = [row if row.images else replace(row, diagnostics=looks.statistics[row.encoder]) for row in rows]
         shown = format_statistics(looks.statistics)
         return rows, "\n".join([format_table(rows), "", *chosen, *([""] if chosen else []), shown])
@@ -107,7 +111,7 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
             f"data: {len(train_set)} train, {len(test_set)} test images, {len(train_set.classes)} classes: {where}",
             *map(str, (*further, *transfers)),
             f"view: {view}",
-            f"protocol {protocol.id}, seeds {list(seeds)}, {world.device}",
+            f"protocol {protocol.id}, seeds {list(seeds)}, {world.size} x {world.device}",
         ),
         compute,
         states,
@@ -126,3 +130,14 @@ def _lidar(args: Arguments, view: Center, num_train: int) -> dict[str, Any] | No
         )
     of_run = read_run(args.subject.run).views if args.subject.run else ()
     return {"num_images": num_images, "num_views": num_views, "view": random_view(of_run, view)}
+
+
+def _check_writable(features: Path | None) -> None:
+    if features is None:
+        return
+    try:
+        features.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--features {features}: it cannot be made: {error.strerror}") from None
+    if not os.access(features, os.W_OK):
+        raise ValueError(f"--features {features} cannot be written: name another folder")

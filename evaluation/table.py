@@ -18,12 +18,12 @@ from . import knn
 from .augmented import fit as fit_augmented
 from .blocks import LAST, kinds_of, with_blocks
 from .checks import check_labels, check_sets
-from .features import Extractor, Pixels
+from .features import ENDS, Extractor, Pixels
 from .further import FurtherSet
 from .heads import Labelled
 from .intervals import Metric
 from .linear import best_on_test, fit
-from .protocols import KNN_K, KNN_TEMPERATURE, Cached, Protocol, on_subset
+from .protocols import KNN_K, KNN_TEMPERATURE, Augmented, Cached, Protocol, on_subset
 
 PIXELS = "raw pixels"
 
@@ -66,6 +66,7 @@ def evaluate(
 
     Under `Cached` no image or label of the test split is read before all choices are made. Top-5 is left out where
     there are five classes or fewer. Then come rows of the same heads on each of the `further` test sets, without k-NN.
+    All ranks share the images, and batches of augmented ones. The rest is the main rank's: the others return no rows.
 
     Args:
         states: folder in which trainings on augmented images keep what they need to go on after a stop.
@@ -79,11 +80,12 @@ def evaluate(
     num_classes, device = len(train_set.classes), extractor.device
     train, labels = extractor(train_set)
     fitted, seconds = {}, dict.fromkeys(extractor.encoders, 0.0)
-    if isinstance(protocol, Cached):
-        for name, encoder in extractor.encoders.items():
-            began = time.monotonic()
-            fitted[name] = fit(train[name], labels, kinds_of(encoder), num_classes, protocol, seeds, device)
-            seconds[name] = time.monotonic() - began
+    with extractor.world.together(*ENDS):
+        if isinstance(protocol, Cached) and extractor.world.is_main:
+            for name, encoder in extractor.encoders.items():
+                began = time.monotonic()
+                fitted[name] = fit(train[name], labels, kinds_of(encoder), num_classes, protocol, seeds, device)
+                seconds[name] = time.monotonic() - began
     check_labels("test", test_set)
     test, test_labels = extractor(test_set)
     others = [test if other.images is test_set else extractor(other.images)[0] for other in further]
@@ -91,15 +93,17 @@ def evaluate(
     rows, classifiers = [], {}
     for name, encoder in extractor.encoders.items():
         began = time.monotonic()
-        if isinstance(protocol, Cached):
-            classifier, candidates = fitted[name]
-            beside = best_on_test(candidates, test[name], test_labels)
-        else:
+        if isinstance(protocol, Augmented):
             sets = Labelled(train[name], labels), Labelled(test[name], test_labels)
             folder = states / name.replace(" ", "-") if states else None
             what = f"{protocol.id}, {name}"
             classifier, curves = fit_augmented(encoder, extractor, train_set, *sets, protocol, seeds, what, folder)
             beside = curves.best_on_test()
+        elif extractor.world.is_main:
+            classifier, candidates = fitted[name]
+            beside = best_on_test(candidates, test[name], test_labels)
+        if not extractor.world.is_main:
+            continue
         top = classifier.top(test[name])
         metrics = accuracies(top, test_labels) | beside
         if num_classes <= 5:

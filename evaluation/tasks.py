@@ -9,6 +9,7 @@ import torch
 
 from data import ImageSet, open_pairs
 from objectives import ImageText
+from parallel import World
 
 from .command import Arguments, resolve, seen_view
 from .image_text import ImageTextRun, format_metrics, read_image_text, retrieval, zero_shot
@@ -17,7 +18,7 @@ from .results import Part, result_file
 from .table import Row
 
 
-def image_text_parts(args: Arguments, device: torch.device) -> list[Part]:
+def image_text_parts(args: Arguments, world: World) -> list[Part]:
     """Returns what --zero-shot and --retrieval ask for, ready to run.
 
     Raises:
@@ -31,15 +32,13 @@ def image_text_parts(args: Arguments, device: torch.device) -> list[Part]:
         objectives["random init"] = run.build()
     parts = []
     if args.captions.zero_shot is not None:
-        parts.append(_zero_shot(args, args.captions.zero_shot, run, objectives, device))
+        parts.append(_zero_shot(args, args.captions.zero_shot, run, objectives, world))
     if args.captions.retrieval is not None:
-        parts.append(_retrieval(args, args.captions.retrieval, run, objectives, device))
+        parts.append(_retrieval(args, args.captions.retrieval, run, objectives, world))
     return parts
 
 
-def _zero_shot(
-    args: Arguments, source: str, run: ImageTextRun, objectives: dict[str, ImageText], device: torch.device
-) -> Part:
+def _zero_shot(args: Arguments, source: str, run: ImageTextRun, objectives: dict[str, ImageText], world: World) -> Part:
     _, view, spec, root = resolve(args.subject, args.images)
     images: ImageSet = spec.open(root, "test")
     names = class_names(source, images.classes)
@@ -51,7 +50,7 @@ def _zero_shot(
     def compute() -> tuple[list[Row], str]:
         place = args.place
         rows = zero_shot(
-            objectives, run.tokenizer, images, names, sentences, view, device, place.workers, place.batch_size
+            objectives, run.tokenizer, images, names, sentences, view, world, place.workers, place.batch_size
         )
         return rows, format_metrics(rows)
 
@@ -63,15 +62,13 @@ def _zero_shot(
             str(run),
             f"zero-shot: {len(images)} test images, {len(names)} classes: {root or spec}",
             f"names: {source}; {len(sentences)} templates: {args.captions.templates or sentences[0]}",
-            f"view: {view}, {device}",
+            f"view: {view}, {world.device}",
         ),
         compute,
     )
 
 
-def _retrieval(
-    args: Arguments, source: str, run: ImageTextRun, objectives: dict[str, ImageText], device: torch.device
-) -> Part:
+def _retrieval(args: Arguments, source: str, run: ImageTextRun, objectives: dict[str, ImageText], world: World) -> Part:
     split = args.captions.split
     view = seen_view(run.view, args.images)
     pairs = open_pairs(Path(source), split, flag="--retrieval")
@@ -82,7 +79,7 @@ def _retrieval(
 
     def compute() -> tuple[list[Row], str]:
         place = args.place
-        rows = retrieval(objectives, run.tokenizer, pairs, view, device, place.workers, place.batch_size)
+        rows = retrieval(objectives, run.tokenizer, pairs, view, world, place.workers, place.batch_size)
         return rows, format_metrics(rows)
 
     where = f"{source}, {split}" if split else source
@@ -100,7 +97,7 @@ def _retrieval(
             str(run),
             f"retrieval: {len(pairs)} images, {pairs.num_texts} captions: {where}",
             *left_out,
-            f"view: {view}, {device}",
+            f"view: {view}, {world.device}",
         ),
         compute,
     )

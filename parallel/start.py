@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Generator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -60,6 +61,28 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
+
+    @contextmanager
+    def together(self, *kinds: type[Exception]) -> Generator[None]:
+        """Within, every rank does a share of its own; after it, an error of one rank is raised on all of them.
+
+        So none is left waiting for a rank that found bad input. Nothing within may wait for another rank.
+
+        Args:
+            kinds: of error, each made of its message; without any: ValueError.
+        """
+        kinds = kinds or (ValueError,)
+        own: Exception | None = None
+        try:
+            yield
+        except kinds as error:
+            own = error
+        kind = next((kind for kind in kinds if isinstance(own, kind)), None)
+        first = next((found for found in self.collect((kind, str(own)) if kind else None) if found), None)
+        if own is not None:
+            raise own
+        if first is not None:
+            raise first[0](first[1])
 
     def data_parallel(self, module: nn.Module, compress: bool = False) -> nn.Module:
         """Returns `module` with gradients that are averaged over the ranks while backward goes on; alone, itself.

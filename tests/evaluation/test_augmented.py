@@ -88,7 +88,7 @@ def test_equals_the_plain_loop(colours, encoder):
         "top5-best-epoch-on-test": Metric((max(top5),)),
     }
     test, labels = Extractor({"it": encoder}, VIEW, ALONE)(test_set)
-    assert top1[-1] == pytest.approx(100 * float((head(test["it"]).argmax(dim=1) == labels).float().mean()))
+    assert top1[-1] == pytest.approx(100 * float((head(test["it"].float()).argmax(dim=1) == labels).float().mean()))
 
 
 def test_batches_that_run_on_over_the_end_of_a_pass(colours, encoder):
@@ -118,9 +118,9 @@ def test_many_heads_in_one_pass_are_what_each_is_alone(colours, encoder):
     extractor = Extractor({"it": encoder}, VIEW, ALONE)
     (test, labels), (train, train_labels) = extractor(test_set), extractor(train_set)
     for number, head in enumerate(heads):
-        top1 = 100 * float((head(test["it"]).argmax(dim=1) == labels).float().mean())
+        top1 = 100 * float((head(test["it"].float()).argmax(dim=1) == labels).float().mean())
         assert curves.values[0][-1][0][number] == pytest.approx(top1)
-    right = chosen(train["it"][held]).argmax(dim=1) == train_labels[held]
+    right = chosen(train["it"][held].float()).argmax(dim=1) == train_labels[held]
     assert found.selected["holdout_top1"] == pytest.approx(100 * float(right.float().mean()))
     assert curves.best_on_test()["top1-best-head-on-test"] == Metric((max(curves.values[0][-1][0]),))
 

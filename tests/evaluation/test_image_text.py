@@ -25,11 +25,13 @@ from evaluation.run_folder import rebuild
 from evaluation.table import Metric, Row
 from losses import SigLIP
 from models import Bytes, Projection, TextTransformer, export_weights
+from parallel import World
 from tests.evaluation.image_text_runs import BUILD, COLOURS, TOKENIZER, VIEW, trained, write_images, write_run
 from training import checkpoint
 from training.recipe import describe
 
 CPU = torch.device("cpu")
+ALONE = World(0, 1, CPU)
 NAMES = tuple(COLOURS)
 
 
@@ -61,7 +63,7 @@ def test_image_features_are_those_of_each_image(objective, untrained, root):
     images = open_pairs(root, "val")
     objective.train()
     before = {name: value.clone() for name, value in objective.state_dict().items()}
-    found = image_features({"one": objective, "two": untrained}, images, VIEW, CPU, workers=0, batch_size=4)
+    found = image_features({"one": objective, "two": untrained}, images, VIEW, ALONE, workers=0, batch_size=4)
     assert objective.training
     assert objective.encoder.training
     assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
@@ -115,7 +117,7 @@ def test_text_features_drop_nothing_of_a_tower_in_training(objective):
 def test_retrieval_takes_all_captions_and_equal_ones_as_equal(objective, untrained, root):
     """21 images of two captions, each shared by three images: who knows the colours is always right."""
     pairs = open_pairs(root, "val")
-    rows = retrieval({"pretrained": objective, "random init": untrained}, TOKENIZER, pairs, VIEW, CPU, workers=0)
+    rows = retrieval({"pretrained": objective, "random init": untrained}, TOKENIZER, pairs, VIEW, ALONE, workers=0)
     assert [row.encoder for row in rows] == ["pretrained", "random init", "chance"]
     values = [{name: metric.mean for name, metric in row.metrics.items()} for row in rows]
     name = "retrieval/image_to_text/R@1"
@@ -124,7 +126,7 @@ def test_retrieval_takes_all_captions_and_equal_ones_as_equal(objective, untrain
     assert values[1][name] < 50
     assert values[2][name] == pytest.approx(100 / 7)  # 6 of 42 captions
     assert values[2]["retrieval/text_to_image/R@1"] == pytest.approx(100 / 7)  # 3 of 21 images
-    images = image_features({"x": objective}, pairs, VIEW, CPU, workers=0)["x"]
+    images = image_features({"x": objective}, pairs, VIEW, ALONE, workers=0)["x"]
     texts = [text for index in range(21) for text in pairs.texts(index)]
     owner = torch.arange(21).repeat_interleave(2)
     features = text_features(objective, TOKENIZER, texts, CPU)
@@ -138,7 +140,7 @@ def test_captions_that_differ_in_case_alone_are_equal(objective, root, tmp_path)
     for file in (tmp_path / "val").rglob("1.txt"):
         file.write_text(file.read_text().upper().replace(" ", "  "))
     found = [
-        retrieval({"x": objective}, TOKENIZER, open_pairs(place, "val"), VIEW, CPU, 0) for place in (root, tmp_path)
+        retrieval({"x": objective}, TOKENIZER, open_pairs(place, "val"), VIEW, ALONE, 0) for place in (root, tmp_path)
     ]
     assert found[0] == found[1]
 
@@ -147,14 +149,14 @@ def test_zero_shot_takes_the_classes_in_their_order(objective, untrained, root):
     """A network that knows the colours finds them by name; names that are moved by one are always wrong."""
     images = scan(root / "val")
     both = {"pretrained": objective, "random init": untrained}
-    rows = zero_shot(both, TOKENIZER, images, NAMES, ("a {} square", "{}"), VIEW, CPU, workers=0)
+    rows = zero_shot(both, TOKENIZER, images, NAMES, ("a {} square", "{}"), VIEW, ALONE, workers=0)
     assert [row.encoder for row in rows] == ["pretrained", "random init", "chance"]
     top1 = [row.metrics["zero-shot-2templates/top1"].mean for row in rows]
     assert top1[0] == 100
     assert top1[1] < 60
     assert top1[2] == pytest.approx(100 / 7)
     assert list(rows[0].metrics) == ["zero-shot-2templates/top1", "zero-shot-2templates/top5"]
-    moved = zero_shot({"x": objective}, TOKENIZER, images, (*NAMES[1:], NAMES[0]), ("{}",), VIEW, CPU, workers=0)
+    moved = zero_shot({"x": objective}, TOKENIZER, images, (*NAMES[1:], NAMES[0]), ("{}",), VIEW, ALONE, workers=0)
     assert moved[0].metrics["zero-shot-1templates/top1"].mean == 0
 
 
@@ -250,7 +252,7 @@ def test_the_networks_of_every_image_text_recipe_can_be_read_back():
 def test_real_captions_of_several_an_image_take_the_whole_path(real_data, objective):
     """COCO: 19 photos that are not square, five sentences each, none of them equal."""
     pairs = Pairs().open(real_data("coco_captions"), "test")
-    rows = retrieval({"x": objective}, TOKENIZER, pairs, VIEW, CPU, workers=0)
+    rows = retrieval({"x": objective}, TOKENIZER, pairs, VIEW, ALONE, workers=0)
     guessed = {name: metric.mean for name, metric in rows[1].metrics.items()}
     assert guessed["retrieval/image_to_text/R@1"] == pytest.approx(500 / 95)
     assert guessed["retrieval/text_to_image/R@10"] == pytest.approx(1000 / 19)
@@ -270,4 +272,4 @@ def test_features_that_are_not_finite_are_refused(objective, root):
             text_features(objective, TOKENIZER, ["a"], CPU)
         objective.head.weight.fill_(np.nan)
     with pytest.raises(ValueError, match="x gives features that are not finite"):
-        image_features({"x": objective}, open_pairs(root, "val"), VIEW, CPU, workers=0)
+        image_features({"x": objective}, open_pairs(root, "val"), VIEW, ALONE, workers=0)
