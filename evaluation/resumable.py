@@ -80,9 +80,9 @@ class Course:
             share = share[count:]
         return found
 
-    def ends_epoch(self, step: int) -> bool:
-        """Returns whether something is measured after `step`."""
-        return (step + 1) * self.num_epochs // self.num_steps > step * self.num_epochs // self.num_steps
+    def num_measured(self, step: int) -> int:
+        """Returns how often something has been measured after `step` steps: at most once a step."""
+        return min(step, step * self.num_epochs // self.num_steps)
 
 
 class Learner(Protocol):
@@ -133,7 +133,8 @@ def learn(
         folder: where the state is kept, seen by all ranks; None: nowhere, a stop loses what was done.
 
     Raises:
-        Stopped: by a signal, between two steps, with the state saved; on every rank at the same step.
+        Stopped: by a signal, between two steps or while something is measured, with the state saved; on every rank at
+            the same step.
         BadImage: on every rank, if an image cannot be read on one.
         ValueError: every state in the folder is damaged.
     """
@@ -151,6 +152,18 @@ def learn(
                 return str(error)
         return ""
 
+    def stopped(by: str, step: int) -> stop.Stopped:
+        problem = world.from_main(save(step))  # no rank leaves before the state is on the disk
+        return stop.Stopped(f"stopped by {by} at step {step}, {problem or 'saved'}: run the same command again")
+
+    def measure(step: int) -> None:
+        if len(curve) < course.num_measured(step):
+            try:
+                curve.append(learner.measure())
+            except stop.Stopped:
+                raise stopped("a signal", step) from None
+
+    measure(first)  # the last attempt may have ended while it did
     labels = torch.as_tensor(images.labels, dtype=torch.int64)
     saved_at = time.monotonic()
     steps = range(first, course.num_steps)
@@ -166,17 +179,13 @@ def learn(
             notice = stop.pending()
             verdict = world.highest(BAD_IMAGE if bad else STOP if notice else GO)
             if verdict != GO:
-                problem = world.from_main(save(step))  # no rank leaves before the state is on the disk
+                leaving = stopped(notice or "another rank", step)
                 if verdict == BAD_IMAGE:
                     raise BadImage(next(message for message in world.collect(bad) if message))
-                raise stop.Stopped(
-                    f"stopped by {notice or 'another rank'} at step {step}, {problem or 'saved'}: "
-                    "run the same command again"
-                )
+                raise leaving
             own = np.concatenate([np.empty(0, np.int64), *(samples for _, samples in pieces)])
             learner.step(seen, labels[own].to(world.device), len(course.batch(step)), step)
-            if course.ends_epoch(step):
-                curve.append(learner.measure())
+            measure(step + 1)
             if time.monotonic() - saved_at > SAVE_EVERY_S or step + 1 == course.num_steps:
                 save(step + 1)
                 saved_at = time.monotonic()

@@ -20,7 +20,7 @@ from evaluation.resumable import Course, learn
 from parallel import World
 from tests.evaluation.conftest import colour_set, small_encoder
 from tests.ranks import run_ranks
-from training import checkpoint
+from training import checkpoint, stop
 
 CPU = torch.device("cpu")
 VIEW = Center(resize=None, size=12)
@@ -130,6 +130,27 @@ def test_the_command_fine_tunes_a_copy_and_names_what_was_done(run):
     assert metrics[f"{name}/top1-best-epoch-on-test"]["mean"] >= metrics[f"{name}/top1"]["mean"]
     assert (result["protocol"]["lr_encoder"], result["protocol"]["head"]["lrs"]) == (0.005, [0.5])
     assert (result["num_train"], result["subset"]["id"]) == (7, "10pct-balanced")
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "said"), [(4, "stopped by SIGTERM at step 2, saved"), (3, "stopped by a signal at step 2, saved")]
+)
+def test_stopped_fine_tuning_goes_on_by_the_same_command(asked_at, said, run, capsys, monkeypatch):
+    """Before the third step, or while test images are counted after the second."""
+    argv = ["--run", str(run), *FAST, "--subset", "10%", "--finetune", "bt", "--epochs", "3"]
+    assert eval_linear.main([*argv, "--out", str(run / "whole.json")]) == 0
+    asked = iter(range(1000))
+    monkeypatch.setattr(stop, "pending", lambda: "SIGTERM" if next(asked) == asked_at else None)
+    capsys.readouterr()
+    assert eval_linear.main(argv) == stop.STOPPED_EXIT
+    assert said in capsys.readouterr().err
+    monkeypatch.undo()
+    steps = []
+    monkeypatch.setattr(Network, "step", lambda *rest, step=Network.step: (steps.append(rest[-1]), step(*rest)))
+    assert eval_linear.main(argv) == 0
+    assert steps == [2]
+    (file,) = (run / "eval").iterdir()  # and no state
+    assert json.loads(file.read_text())["rows"] == json.loads((run / "whole.json").read_text())["rows"]
 
 
 def test_rates_are_the_papers():
