@@ -4,11 +4,11 @@
     python eval_linear.py --weights resnet50.pth --backbone resnet50 --data IMAGENET --protocol bt-100ep
     python eval_linear.py --run RUN --zero-shot imagenet --data IMAGENET --retrieval PAIRS --split test
     python eval_linear.py --run RUN --data IMAGENET --subset 1% --subset-file 1percent.txt --finetune bt
-    torchrun --nproc-per-node 8 eval_linear.py ...           on several GPUs, or by srun: the same numbers as on one
+    torchrun --nproc-per-node 8 -- eval_linear.py ...        on several GPUs, or by srun: the same numbers as on one
 
-Prints a table and writes it as JSON. Exit codes: 0 done; 2 bad input, found before anything was computed or
-overwritten; 74 the result was printed but could not be written; 75 stopped by a signal after saving: run the same
-command again.
+Prints a table and writes it as JSON, a probe's with pictures beside it. Exit codes: 0 done; 2 bad input, found before
+anything was computed or overwritten; 74 the result was printed, but it or its pictures could not be written; 75 stopped by
+a signal after saving: run the same command again.
 """
 
 from __future__ import annotations

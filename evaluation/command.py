@@ -185,8 +185,8 @@ class Shown:
         tuple[int, int] | None,
         _unset(
             "N Q",
-            "LiDAR and alignment of the features, from Q random views of each of N training images: 1000 50 is LiDAR's "
-            "paper's, 50,000 images to look at",
+            "LiDAR and alignment of the features, from Q random views of each of N training images: "
+            "1000 50 is LiDAR's paper's",
         ),
     ] = None
     wandb: Annotated[
