@@ -7,8 +7,8 @@
     torchrun --nproc-per-node 8 -- eval_linear.py ...        on several GPUs, or by srun: the same numbers as on one
 
 Prints a table and writes it as JSON, a probe's with pictures beside it. Exit codes: 0 done; 2 bad input, found before
-anything was computed or overwritten; 74 the result was printed, but it or its pictures could not be written; 75 stopped by
-a signal after saving: run the same command again.
+anything was computed or overwritten; 74 the result was printed, but it or its pictures could not be written; 75 stopped
+by a signal after saving: run the same command again.
 """
 
 from __future__ import annotations
