@@ -4,7 +4,7 @@ A leaf: imports torch and timm only; open_clip where its tokenizer is asked for.
 """
 
 from .backbone import Backbone, recompute_activations, uncounted
-from .export import export_encoder, export_weights
 from .heads import Mlp, Projection
+from .save import export_encoder, export_weights
 from .text import TextTransformer
 from .tokenizers import Bpe, Bytes

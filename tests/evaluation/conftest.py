@@ -10,8 +10,7 @@ from torch import nn
 from augmentations import Center
 from data import ImageFolder
 from data.sets import Pixels
-from models import Backbone
-from models.export import export_encoder
+from models import Backbone, export_encoder
 from training.recipe import describe
 
 SPEC = Backbone("resnet10t", {"channels": (8, 8, 8, 8)})  # of `run`

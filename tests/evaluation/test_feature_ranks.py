@@ -23,7 +23,7 @@ from evaluation.command import parse
 from evaluation.features import Extractor
 from evaluation.protocols import find
 from models import Backbone
-from models.export import export_encoder
+from models import export_encoder
 from parallel import World
 from tests.ranks import run_ranks
 from training.recipe import describe

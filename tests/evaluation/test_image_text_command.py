@@ -7,7 +7,7 @@ import pytest
 import eval_linear
 from augmentations import Center
 from data import ImageFolder, Shapes, shapes
-from models.export import export_encoder
+from models import export_encoder
 from tests.evaluation.image_text_runs import BUILD, COLOURS, VIEW, trained, write_images, write_run
 from tests.runs import change_recipes
 from training.recipe import describe
