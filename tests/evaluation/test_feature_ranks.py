@@ -22,8 +22,7 @@ from evaluation import features
 from evaluation.command import parse
 from evaluation.features import Extractor
 from evaluation.protocols import find
-from models import Backbone
-from models import export_encoder
+from models import Backbone, export_encoder
 from parallel import World
 from tests.ranks import run_ranks
 from training.recipe import describe
