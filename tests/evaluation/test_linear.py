@@ -184,3 +184,16 @@ def test_half_precision_on_disk_trains_what_float_does(gaussians, tmp_path):
     plain, _ = fit(x.half().float(), y, LAST, 4, protocol, [0], CPU)
     assert found.selected == plain.selected
     assert torch.equal(found.logits(kept), plain.logits(x.half()))
+
+
+@pytest.mark.parametrize("where", ["cpu", "meta"])
+def test_features_may_lie_beside_the_heads_or_away_from_them(gaussians, where):
+    """torch's meta device computes nothing, but refuses to mix devices as a GPU would."""
+    x, y = gaussians(150, 6, 3, 2.0, seed=1)
+    settings = [Setting(lr, 0.0) for lr in (1e-3, 1e-1)]
+    rows = torch.arange(0, 150, 2)
+    heads = train_heads(
+        x.to(where), y, 3, settings, [0, 1], SHORT, torch.device("meta"), rows=rows, columns=slice(1, 5)
+    )
+    assert heads.weight.shape == (2, 2, 4, 3)
+    assert {tensor.device.type for tensor in (heads.mean, heads.scale, heads.weight, heads.bias)} == {"meta"}
