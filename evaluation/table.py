@@ -61,6 +61,7 @@ def evaluate(
     further: Sequence[FurtherSet] = (),
     states: Path | None = None,
     look: Look | None = None,
+    on_test: bool = True,
 ) -> list[Row]:
     """Returns a row for each encoder: linear top-1 and top-5 under the protocol's name, and k-NN top-1.
 
@@ -72,6 +73,7 @@ def evaluate(
         states: folder in which trainings on augmented images keep what they need to go on after a stop.
         look: is called with each encoder's row, the confidence (M,) of its probe's first seed, and what the encoder
             itself gives for both splits, (N, D) and (M, D).
+        on_test: train the heads of all settings once more, for what is best on the test split under `Cached`.
 
     Raises:
         ValueError: as `check_sets`, or features that are not finite. BadImage: an image cannot be read.
@@ -93,15 +95,16 @@ def evaluate(
     rows, classifiers = [], {}
     for name, encoder in extractor.encoders.items():
         began = time.monotonic()
+        sets = Labelled(train[name], labels), Labelled(test[name], test_labels)
         if isinstance(protocol, Augmented):
-            sets = Labelled(train[name], labels), Labelled(test[name], test_labels)
             folder = states / name.replace(" ", "-") if states else None
             what = f"{protocol.id}, {name}"
             classifier, curves = fit_augmented(encoder, extractor, train_set, *sets, protocol, seeds, what, folder)
             beside = curves.best_on_test()
         elif extractor.world.is_main:
-            classifier, candidates = fitted[name]
-            beside = best_on_test(candidates, test[name], test_labels)
+            classifier, beside = fitted[name], {}
+            if on_test:
+                beside = best_on_test(*sets, kinds_of(encoder), num_classes, protocol, seeds[0], device)
         if not extractor.world.is_main:
             continue
         top = classifier.top(test[name])
@@ -144,7 +147,8 @@ def compare(
 ) -> list[Row]:
     """Returns the rows of the cached protocol for each encoder and for raw pixels, which any encoder should beat.
 
-    k-NN takes fewer than 20 neighbours where the training set is smaller; the metric's name says how many.
+    k-NN takes fewer than 20 neighbours where the training set is smaller; the metric's name says how many. What is best
+    on the test split is left out.
 
     Raises:
         ValueError, BadImage: as `evaluate`.
@@ -153,7 +157,7 @@ def compare(
     k = min(KNN_K, len(train_set))
     prepared = {name: with_blocks(encoder) for name, encoder in encoders.items()} | {PIXELS: Pixels()}
     extractor = Extractor(prepared, view, world, workers)
-    return evaluate(extractor, train_set, test_set, Cached(), seeds, k=k)
+    return evaluate(extractor, train_set, test_set, Cached(), seeds, k=k, on_test=False)
 
 
 def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from evaluation.heads import Labelled
 from evaluation.linear import Setting, best_on_test, choose, fit, holdout, train_heads
 from evaluation.protocols import Cached
 from evaluation.table import accuracies
@@ -42,7 +43,7 @@ def test_within_a_point_of_logistic_regression(gaussians, num, width, classes, d
         for decay in (0, 1e-4, 1e-3, 1e-2, 1e-1)
     )
     assert 40 < best < 98  # neither chance nor saturated: a worse probe would show
-    classifier, _ = fit(x, y, LAST, classes, Cached(), [0, 1], CPU)
+    classifier = fit(x, y, LAST, classes, Cached(), [0, 1], CPU)
     top1, top5 = accuracies(classifier.top(test), test_y).values()
     assert len(top1.values) == 2
     assert abs(top1.mean - best) < 1
@@ -55,7 +56,7 @@ def test_two_gaussians_reach_the_bayes_rate(gaussians):
     x, y = gaussians(20_000, 16, 2, distance, seed=1)
     test, test_y = gaussians(100_000, 16, 2, distance, seed=2)
     bayes = 100 * 0.5 * (1 + math.erf(distance / 2 / math.sqrt(2)))  # Phi(distance / 2)
-    classifier, _ = fit(x, y, LAST, 2, Cached(), [0], CPU)
+    classifier = fit(x, y, LAST, 2, Cached(), [0], CPU)
     assert accuracies(classifier.top(test), test_y)["top1"].mean == pytest.approx(bayes, abs=0.4)
 
 
@@ -121,8 +122,8 @@ def test_scale_and_offset_of_a_feature_do_not_matter(gaussians):
 @pytest.mark.parametrize("value", [0.0, 3.7, -1e6])
 def test_a_collapsed_encoder_gives_chance(value):
     x, y = torch.full((200, 6), value), torch.arange(200) % 5
-    classifier, candidates = fit(x, y, LAST, 5, SHORT, [0], CPU)
-    found = accuracies(classifier.top(x), y) | best_on_test(candidates, x, y)
+    classifier = fit(x, y, LAST, 5, SHORT, [0], CPU)
+    found = accuracies(classifier.top(x), y) | best_on_test(*[Labelled(x, y)] * 2, LAST, 5, SHORT, 0, CPU)
     assert [metric.mean for metric in found.values()] == pytest.approx([20, 100, 20])
 
 
@@ -148,7 +149,7 @@ def test_the_learning_rate_is_chosen_on_rows_of_train(gaussians):
     """A grid of which one rate only can learn: it is the one taken, and the seeds differ in what they then train."""
     x, y = gaussians(600, 16, 4, 4.0, seed=1)
     protocol = replace(SHORT, lrs=(1e-9, 1e-1, 1e-8), weight_decays=(0.0,))
-    classifier, _ = fit(x, y, LAST, 4, protocol, [0, 1, 2], CPU)
+    classifier = fit(x, y, LAST, 4, protocol, [0, 1, 2], CPU)
     selected = classifier.selected
     assert (selected["lr"], selected["weight_decay"], selected["lr_at_edge_of_grid"]) == (1e-1, 0.0, True)
     assert selected["holdout_top1"] > 80
@@ -162,15 +163,29 @@ def test_the_kind_of_features_is_chosen_on_rows_of_train(gaussians):
     wide = torch.cat([noise[:, :5], x, noise[:, 5:]], dim=1)
     kinds = {"last": slice(0, 5), "middle": slice(5, 21), "deep": slice(21, 26)}
     protocol = replace(SHORT, lrs=(1e-2, 1e-1), weight_decays=(0.0,))
-    classifier, candidates = fit(wide, y, kinds, 4, protocol, [0, 1], CPU)
-    alone, _ = fit(x, y, {"middle": slice(None)}, 4, protocol, [0, 1], CPU)
+    classifier = fit(wide, y, kinds, 4, protocol, [0, 1], CPU)
+    alone = fit(x, y, {"middle": slice(None)}, 4, protocol, [0, 1], CPU)
     assert classifier.selected == alone.selected
     assert classifier.selected["kind"] == "middle"
     assert torch.equal(classifier.logits(wide), alone.logits(x))
-    test, test_y = gaussians(400, 16, 4, 4.0, seed=5)
-    (best,) = best_on_test(candidates, torch.cat([noise[:400, :5], test, noise[:400, 5:]], dim=1), test_y).values()
+
+
+def test_the_best_on_test_is_the_best_of_heads_trained_as_the_chosen_one_is(gaussians):
+    x, y = gaussians(300, 16, 4, 3.0, seed=1)
+    test, test_y = gaussians(400, 16, 4, 3.0, seed=5)
+    kinds = {"last": slice(0, 8), "deep": slice(4, 16)}
+    protocol = replace(SHORT, lrs=(1e-3, 1e-1), weight_decays=(0.0, 1e-1))
+    (best,) = best_on_test(Labelled(x, y), Labelled(test, test_y), kinds, 4, protocol, 3, CPU).values()
+    alone = [
+        train_heads(x[:, columns], y, 4, [Setting(lr, decay)], [3], protocol, CPU).score(test[:, columns], test_y)[0]
+        for columns in kinds.values()
+        for lr in protocol.lrs
+        for decay in protocol.weight_decays
+    ]
+    assert best.mean == pytest.approx(float(torch.cat(alone).max()))
     assert best.interval is None
-    assert best.mean > 80
+    chosen = accuracies(fit(x, y, kinds, 4, protocol, [3], CPU).top(test), test_y)["top1"]
+    assert best.mean >= chosen.mean
 
 
 def test_half_precision_on_disk_trains_what_float_does(gaussians, tmp_path):
@@ -180,8 +195,8 @@ def test_half_precision_on_disk_trains_what_float_does(gaussians, tmp_path):
     kept = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
     assert kept.dtype == torch.float16
     protocol = replace(SHORT, lrs=(1e-2, 1e-1))
-    found, _ = fit(kept, y, LAST, 4, protocol, [0], CPU)
-    plain, _ = fit(x.half().float(), y, LAST, 4, protocol, [0], CPU)
+    found = fit(kept, y, LAST, 4, protocol, [0], CPU)
+    plain = fit(x.half().float(), y, LAST, 4, protocol, [0], CPU)
     assert found.selected == plain.selected
     assert torch.equal(found.logits(kept), plain.logits(x.half()))
 
