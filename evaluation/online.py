@@ -142,7 +142,8 @@ def _share(images: ImageSet, samples: np.ndarray, view: Center, world: World, wo
     parts = [(0, part.tolist()) for part in np.array_split(own, max(1, len(own) // 64))]
     pixels, problem = torch.empty(0), None
     try:
-        pixels = torch.cat(list(progress(rendered(images, view, parts, workers), len(parts), "images of the probe")))
+        made = rendered(images, view, parts, workers)
+        pixels = torch.cat(list(progress(made, len(parts), "images of the probe") if world.is_main else made))
     except BadImage as bad:  # of one rank: the others would wait for it
         problem = str(bad)
     if problem := next(filter(None, world.collect(problem)), None):

@@ -73,6 +73,9 @@ def card(run: Path, library: str, code: str, packages: Sequence[str], difference
         library: the hub's name for the one that loads it.
         code: lines that load it. packages: that they need.
         difference: largest difference of a feature, as measured. largest: feature.
+
+    Raises:
+        ValueError: a file of the record is damaged.
     """
     record = _json(run / "recipe.json")
     described = record["described"]
@@ -169,4 +172,9 @@ def _call(described: dict[str, Any]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None

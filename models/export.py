@@ -108,8 +108,8 @@ def read_encoder(run: Path) -> tuple[Backbone, nn.Module]:
         spec = Backbone(described["name"], described["kwargs"], described["stem"])
         module = spec.build()[0]
         module.load_state_dict(load_file(weights), strict=True)
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{run}: recipe.json and encoder/ do not fit: {error}") from None
+    except (KeyError, TypeError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{run}: recipe.json and encoder/ are damaged, or do not fit each other: {error}") from None
     return spec, module.eval()
 
 

@@ -167,10 +167,13 @@ def test_bad_input_is_said_and_nothing_is_written(run: Callable, tmp_path: Path,
     ):
         assert export.main([*words, "--to", "timm"]) == 2
         assert told in capsys.readouterr().err
+    (folder / "eval" / "torn.json").write_text('{"rows": [')
+    assert export.main([str(folder), "--to", "timm"]) == 2
+    assert "torn.json is damaged" in capsys.readouterr().err
+    assert list((folder / "export").iterdir()) == []
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     assert export.main([str(folder), "--to", "onnx"]) == 2
     assert "pip install onnx onnxscript onnxruntime" in capsys.readouterr().err
-    assert not (folder / "export").exists()
 
 
 def test_aligning_moves_tensors_and_changes_none(tmp_path: Path) -> None:
