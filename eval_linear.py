@@ -97,6 +97,7 @@ def evaluate_all(args: Arguments, protocol: Protocol | None, world: World) -> in
             from evaluation.tasks import image_text_parts
 
             parts += image_text_parts(args, world)
+    parts.sort(key=lambda part: part.states is not None)  # long ones last: a stop later would have them done again
     code = 0
     for part in parts:
         began = time.monotonic()

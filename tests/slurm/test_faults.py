@@ -137,11 +137,11 @@ def test_the_evaluation_by_the_plain_script(cluster: Cluster, tmp_path: Path, un
         str(log),
     ]
     flags = ["--run", str(undisturbed), "--out", str(out), "--device", "cpu", "--workers", "0", "--seeds", "1"]
-    flags += ["--protocol", "bt-100ep", "--epochs", "60"]
+    flags += ["--protocol", "bt-100ep", "--epochs", "10"]
     env = environment(cluster) | {"REPO": str(ROOT), "PYTHON": sys.executable}
     command = ("sbatch", "--parsable", *words, str(ROOT / "slurm" / "eval_linear.sbatch"), *flags)
     job = cluster.command(*command, env=env, cwd=tmp_path).strip()
-    until(lambda: log.exists() and "protocol bt-60ep" in log.read_text(), 120, "the evaluation's start")
+    until(lambda: log.exists() and "protocol bt-10ep" in log.read_text(), 120, "the evaluation's start")
     cluster.command("scancel", "--signal=USR2", job)
     state = until(lambda: cluster.state(job) in OVER and cluster.state(job), 240, "the evaluation")
     assert state == "COMPLETED", log.read_text()
