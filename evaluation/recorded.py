@@ -70,9 +70,11 @@ def _read_one(file: Path) -> Result:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         content["rows"][0]["metrics"].items()
-        run = next((folder for folder in (file.parent, file.parent.parent) if (folder / "recipe.json").is_file()), None)
+        weights = content.get("weights") or {}
+        # RUN/evaluation.json, RUN/eval/*.json, or what --out put elsewhere: by the file it evaluated, in RUN.
+        near = [*file.parents[:2], *Path(weights.get("file", "")).parents[:3]]
+        run = next((folder for folder in near if (folder / "recipe.json").is_file()), None)
         if run is None:
-            weights = content["weights"]
             return Result(file, file, Path(weights["file"]).stem, {"sha256": weights["sha256"][:8]}, {}, content)
         record = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
         described = {name: value for name, value in record["described"].items() if name != "seed"}

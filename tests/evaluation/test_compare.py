@@ -130,6 +130,15 @@ def test_what_would_count_twice_or_is_no_result_is_refused(run, capsys, tmp_path
     assert "are of one run and differ in linear-cached/top1" in refused(capsys, a)
 
 
+def test_a_result_elsewhere_belongs_to_the_run_whose_weights_it_names(run, capsys, tmp_path):
+    a = run("a", 80)
+    run("b", 82, seed=1, weights={"file": str(tmp_path / "b" / "encoder" / "model.safetensors"), "sha256": "b"})
+    elsewhere = tmp_path / "results" / "of" / "b.json"
+    elsewhere.parent.mkdir(parents=True)
+    (tmp_path / "b" / "eval" / "cached.json").rename(elsewhere)
+    assert table(capsys, a, elsewhere)[2][:3] == ["tiny", "2", "81.00 ± 1.41 [79.00, 82.00]"]
+
+
 def test_results_of_weights_alone_are_named_by_their_file(run, capsys):
     folders = run("a", 80), run("b", 81, seed=1)
     for folder in folders:
