@@ -24,7 +24,7 @@ from .features import Extractor, frozen
 from .images import progress
 from .retrieval import chance, recall
 from .run_folder import read_run, rebuild, weights_of
-from .table import Metric, Row
+from .table import Metric, Row, aligned
 from .weights import Account, load
 
 EXPORTED = "image_text/model.safetensors"  # in the run folder: the whole objective
@@ -223,11 +223,7 @@ def format_metrics(rows: Sequence[Row]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     cells = [["%", *(row.encoder for row in rows)]]
     cells += [[name, *(str(row.metrics[name]) if name in row.metrics else "-" for row in rows)] for name in names]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(rows) + 1)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-        for line in cells
-    )
+    return aligned(cells)
 
 
 def _rows(metrics: Mapping[str, Mapping[str, float]]) -> list[Row]:

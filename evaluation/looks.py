@@ -23,7 +23,7 @@ from diagnostics.neighbours_png import Neighbour, Query, neighbours_png
 from .blocks import LAST, kinds_of
 from .features import Extractor
 from .subset import Subset
-from .table import Row
+from .table import Row, aligned
 
 QUERIES, NEIGHBOURS = 6, 8  # of each kind; of each
 
@@ -142,8 +142,4 @@ def format_statistics(statistics: Mapping[str, Mapping[str, float]]) -> str:
     for name in names:
         values = (found.get(name) for found in statistics.values())
         cells.append([name, *("-" if value is None else f"{value:.4g}" for value in values)])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-        for line in cells
-    )
+    return aligned(cells)

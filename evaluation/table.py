@@ -190,21 +190,28 @@ def label(row: Row) -> str:
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Returns the rows as lines of text: a column a metric, "-" where an encoder has none, and seconds."""
-    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    timed = any(row.seconds is not None for row in rows)
-    cells = [["", *names, *(["seconds"] if timed else [])]]
-    for row in rows:
-        values = [str(row.metrics[name]) if name in row.metrics else "-" for name in names]
-        spent = ["-" if row.seconds is None else f"{row.seconds:.1f}"] if timed else []
-        cells.append([label(row), *values, *spent])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-        for line in cells
-    ]
+    """Returns the rows as lines of text, a block a set of images: a line a metric, a column an encoder, and seconds."""
+    blocks = [_block([row for row in rows if row.images == name]) for name in dict.fromkeys(row.images for row in rows)]
     counts = sorted({len(metric.values) for row in rows for metric in row.metrics.values()} - {1})
     spread = f"; mean ± standard deviation over {counts[-1]} seeds of the probe" if counts else ""
     images = {metric.num_images for row in rows for metric in row.metrics.values() if metric.num_images}
     drawn = f"; [95 % bootstrap over {' or '.join(map(str, sorted(images)))} test images]" if images else ""
-    return "\n".join([*lines, f"accuracy on the test split in %{spread}{drawn}"])
+    return "\n\n".join(blocks) + f"\naccuracy on the test split in %{spread}{drawn}"
+
+
+def _block(rows: Sequence[Row]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    cells = [[rows[0].images, *(row.encoder for row in rows)]]
+    cells += [[name, *(str(row.metrics[name]) if name in row.metrics else "-" for row in rows)] for name in names]
+    if any(row.seconds is not None for row in rows):
+        cells.append(["seconds", *("-" if row.seconds is None else f"{row.seconds:.1f}" for row in rows)])
+    return aligned(cells)
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Returns lines of text: the first column to the left, the others to the right."""
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
+        for line in cells
+    )

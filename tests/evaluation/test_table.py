@@ -160,14 +160,20 @@ def test_the_table_lines_up():
         ),
         Row("x", {"linear-cached/top1": Metric((9.0, 9.0))}),
     ]
-    head, first, second, caption = format_table(rows).splitlines()
-    assert head.split() == ["linear-cached/top1", "knn-k20-T0.07/top1", "seconds"]
-    assert first.split() == ["pretrained", "91.00", "±", "1.41", "[88.00,", "93.50]", "80.00", "1.2"]
-    assert second.split() == ["x", "9.00", "±", "0.00", "-", "-"]
-    assert len(head) == len(first) == len(second)
+    head, first, second, third, caption = format_table(rows).splitlines()
+    assert head.split() == ["pretrained", "x"]
+    assert first.split() == ["linear-cached/top1", "91.00", "±", "1.41", "[88.00,", "93.50]", "9.00", "±", "0.00"]
+    assert second.split() == ["knn-k20-T0.07/top1", "80.00", "-"]
+    assert third.split() == ["seconds", "1.2", "-"]
+    assert len(head) == len(first) == len(second) == len(third)
     assert "2 seeds" in caption
     assert "400 test images" in caption
     assert "seconds" not in format_table(rows[1:])
+
+
+def test_other_images_are_a_block_of_their_own():
+    rows = [Row("a", {"m": Metric((1.0,))}, images=images) for images in ("", "birds")]
+    assert format_table(rows).splitlines()[:5] == ["      a", "m  1.00", "", "birds     a", "m      1.00"]
 
 
 def test_a_transformers_probe_reads_any_kind_and_its_neighbours_its_own_output(colours):
