@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in pretrain.py: threads that spin starve the data workers
 
-from evaluation.command import Arguments, parse
+from evaluation.command import parse
+from evaluation.flags import Arguments
 from evaluation.protocols import Protocol, find
 from training import stop
 

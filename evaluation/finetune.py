@@ -22,9 +22,10 @@ from training.recipe import describe
 
 from .augmented import evaluation_view, train_view
 from .checks import check_classes
-from .command import Arguments, resolve
+from .command import resolve
 from .features import Extractor
 from .finetune_rates import Finetuned, finetuned
+from .flags import Arguments
 from .heads import MOMENTUM
 from .intervals import Metric
 from .results import Part, result_file

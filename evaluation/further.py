@@ -19,7 +19,7 @@ from data import ImageSet
 from data.folder import scan
 
 from .classifier import Classifier
-from .command import Images
+from .flags import Images
 from .intervals import Metric
 
 REAL = "ReaL"

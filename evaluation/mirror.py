@@ -10,7 +10,7 @@ from pathlib import Path
 from diagnostics.wandb_mirror import WandbMirror
 from training.recipe import describe
 
-from .command import Arguments
+from .flags import Arguments
 from .results import Part
 from .table import Row, label
 

@@ -16,8 +16,9 @@ from training.recipe import describe
 
 from .augmented import evaluation_view, prepared
 from .checks import check_sets
-from .command import Arguments, resolve
+from .command import resolve
 from .features import Extractor, Pixels, unchanged
+from .flags import Arguments
 from .further import further_sets
 from .looks import Looks, format_statistics, random_view
 from .protocols import Augmented, Protocol

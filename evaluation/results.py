@@ -15,7 +15,7 @@ from typing import Any
 from training.atomic import write_json_atomic
 from training.recipe import describe, first_difference
 
-from .command import Arguments
+from .flags import Arguments
 from .published import is_published
 from .table import Row, plain_rows
 

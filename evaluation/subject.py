@@ -9,7 +9,7 @@ from torch import nn
 from augmentations import Center
 from models import Backbone
 
-from .command import Subject
+from .flags import Subject
 from .published import is_published, published_state
 from .run_folder import weights_of
 from .weights import Account, fill, load

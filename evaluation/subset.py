@@ -14,7 +14,7 @@ from torch import Tensor
 from data import ImageSet
 from data.order import epoch_order
 
-from .command import Images
+from .flags import Images
 
 # `digest` of the lists in imagenet_subsets/ of google-research/simclr at 383d414: 12,811 and 128,116 images.
 SIMCLR = {

@@ -11,7 +11,8 @@ from data import ImageSet, open_pairs
 from objectives import ImageText
 from parallel import World
 
-from .command import Arguments, resolve, seen_view
+from .command import resolve, seen_view
+from .flags import Arguments
 from .image_text import ImageTextRun, format_metrics, read_image_text, retrieval, zero_shot
 from .prompts import class_names, templates
 from .results import Part, result_file

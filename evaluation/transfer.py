@@ -9,7 +9,7 @@ from typing import Any
 from data import ImageSet
 
 from .checks import check_sets
-from .command import Method
+from .flags import Method
 from .protocols import Protocol
 from .run_folder import image_folder
 

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 import eval_linear
 from augmentations import Center
 from evaluation.augmented import train_view
-from evaluation.command import Method
 from evaluation.features import Extractor
 from evaluation.finetune import Network
 from evaluation.finetune_rates import RATES, Finetuned, finetuned
+from evaluation.flags import Method
 from evaluation.protocols import Augmented
 from evaluation.resumable import Course, learn
 from parallel import World

@@ -10,7 +10,7 @@ from timm.data import ImageNetInfo
 import eval_linear
 from data.sets import Pixels
 from evaluation.classifier import Classifier, Head
-from evaluation.command import Images
+from evaluation.flags import Images
 from evaluation.further import FurtherSet, further_sets, open_test_set, real_labels
 
 INFO = resources.files("timm.data") / "_info"

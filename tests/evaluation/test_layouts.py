@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from augmentations import Center
-from evaluation.command import Images, Subject, resolve
+from evaluation.command import resolve
+from evaluation.flags import Images, Subject
 from evaluation.layouts import COMMON, EVALUATED, NAMINGS
 from evaluation.subject import check_side, filled
 from evaluation.weights import fill, load, told_backbone

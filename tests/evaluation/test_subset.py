@@ -8,7 +8,7 @@ import eval_linear
 from data import ImageFolder
 from data.sets import Pixels
 from evaluation import subset
-from evaluation.command import Images
+from evaluation.flags import Images
 from evaluation.subset import Balanced, Listed, digest, subset_of
 
 FAST = ["--workers", "0", "--device", "cpu", "--epochs", "2", "--knn-k", "3"]
