@@ -18,7 +18,7 @@ from .features import Extractor, frozen
 from .heads import HeadsInTraining, Labelled
 from .intervals import Metric
 from .linear import choose, holdout
-from .protocols import Augmented, Protocol
+from .protocols import Augmented, Neighbours, Protocol
 from .resumable import Course, learn
 
 WIDE = 768  # features of a transformer from which on a paper may take others
@@ -128,8 +128,9 @@ def fit(
 
 
 def prepared(encoder: nn.Module, protocol: Protocol) -> nn.Module:
-    """Returns the encoder, giving the kinds of features that the protocol has heads on, if it has blocks."""
-    return encoder if isinstance(protocol, Augmented) and protocol.kinds == (LAST,) else with_blocks(encoder)
+    """Returns the encoder, giving the kinds of features that the protocol reads, if it has blocks."""
+    plain = isinstance(protocol, Neighbours) or (isinstance(protocol, Augmented) and protocol.kinds == (LAST,))
+    return encoder if plain else with_blocks(encoder)
 
 
 def columns_of(encoder: nn.Module, protocol: Augmented) -> dict[str, slice]:

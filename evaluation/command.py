@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from .flags import DEFAULT, FINETUNE_FLAGS, PROBE_IMAGES, Arguments, Images, Subject
+from .flags import DEFAULT, FINETUNE_FLAGS, NEIGHBOURS, PROBE_IMAGES, Arguments, Images, Subject
 
 if TYPE_CHECKING:  # these import torch and timm: --help does without
     from augmentations import Center
@@ -61,6 +61,14 @@ def _check_together(args: Arguments) -> None:
             raise ValueError(f"--lidar is the probe's, {why}")
     elif args.method.finetune:
         raise ValueError("--finetune and --protocol are two evaluations: give one, then the other")
+    if args.probe in NEIGHBOURS:
+        for part, names in ((args.method, ("seeds", "knn_k", "knn_temperature")), (args.images, ("test", "real"))):
+            for name in names:
+                if getattr(part, name) != getattr(type(part)(), name):
+                    raise ValueError(
+                        f"--{name.replace('_', '-')} is of no use to protocol {args.probe}: it trains no heads, and "
+                        "its id tells k and temperature"
+                    )
     results = [args.probe, args.method.finetune, captions.zero_shot, captions.retrieval]
     num_results = sum(asked is not None for asked in results)
     if args.place.out is not None and num_results > 1:

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from .prompts import PROMPT
-from .protocols import KNN_K, KNN_TEMPERATURE, PROTOCOLS
+from .protocols import KNN_K, KNN_TEMPERATURE, PROTOCOLS, Neighbours
 
 DEFAULT = next(iter(PROTOCOLS))
 PROBE_IMAGES = ("subset", "subset_file", "test", "real", "transfer")  # of no meaning without heads
 FINETUNE_FLAGS = ("finetune", "epochs", "seeds", "subset", "subset_file")
-_PAPERS = ", ".join(name for name in PROTOCOLS if name != DEFAULT)
+NEIGHBOURS = tuple(name for name, protocol in PROTOCOLS.items() if isinstance(protocol, Neighbours))
+_PAPERS = ", ".join(name for name in PROTOCOLS if name not in (DEFAULT, *NEIGHBOURS))
 _SEEDS = f"{PROTOCOLS[DEFAULT].num_seeds} of {DEFAULT}, else 1"
 
 
@@ -113,8 +114,8 @@ class Method:
         str | None,
         _unset(
             "ID",
-            f"{DEFAULT}: heads on features computed once, for daily use; papers' own: {_PAPERS}; left out: {DEFAULT}, "
-            "or with --zero-shot or --retrieval none",
+            f"{DEFAULT}: heads on features computed once, for daily use; papers' own: {_PAPERS}; k-NN alone: "
+            f"{', '.join(NEIGHBOURS)}; left out: {DEFAULT}, or with --zero-shot or --retrieval none",
         ),
     ] = None
     finetune: Annotated[

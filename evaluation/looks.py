@@ -41,12 +41,11 @@ class Looks:
     statistics: dict[str, dict[str, float]] = field(default_factory=dict)
     first: tuple[Row, Tensor, list[tuple[str, list[int], Tensor, Tensor]]] | None = None
 
-    def seen(self, row: Row, confidence: Tensor, train: Tensor, test: Tensor) -> None:
-        """Takes the encoder's row, its probe's confidence (M,), and its own output, (N, D) and (M, D)."""
+    def seen(self, row: Row, confidence: Tensor | None, train: Tensor, test: Tensor) -> None:
+        """Takes the encoder's row, its probe's confidence (M,) if it has one, and its output, (N, D) and (M, D)."""
         found = self.statistics.setdefault(row.encoder, {})
         found |= feature_statistics(train, self.extractor.device)
-        if self.first is None:
-            assert row.predicted is not None
+        if self.first is None and row.predicted is not None and confidence is not None:
             labels = torch.as_tensor(self.test_set.labels)
             groups = zip(
                 ("Random test images", "The most confident errors"),

@@ -21,7 +21,7 @@ from .features import Extractor, Pixels, unchanged
 from .flags import Arguments
 from .further import further_sets
 from .looks import Looks, format_statistics, random_view
-from .protocols import Augmented, Protocol
+from .protocols import Augmented, Neighbours, Protocol
 from .results import Part, result_file
 from .resumable import state_folder
 from .run_folder import read_run
@@ -32,12 +32,14 @@ from .transfer import open_transfers
 
 
 def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
-    """Returns the linear probe and k-NN that are asked for, ready to run.
+    """Returns the linear probe and k-NN, or k-NN alone, as asked for, ready to run.
 
     Raises:
         ValueError: bad input.
     """
     method, place = args.method, args.place
+    if isinstance(protocol, Neighbours):
+        method = replace(method, knn_k=protocol.k, knn_temperature=protocol.temperature)
     seeds = range(protocol.num_seeds if method.seeds is None else method.seeds)
     backbone, view, spec, root = resolve(args.subject, args.images)
     if isinstance(protocol, Augmented):
@@ -116,7 +118,7 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
         ),
         compute,
         states,
-        lambda folder: looks.draw(folder, protocol.id),
+        None if isinstance(protocol, Neighbours) else lambda folder: looks.draw(folder, protocol.id),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 LRS = tuple(10 ** (exponent / 3) for exponent in range(-12, 1))  # 13 from 1e-4 to 1, three a decade
 WEIGHT_DECAYS = (0.0, 1e-2)
@@ -125,7 +125,29 @@ class Augmented:
         return 0.5 * (1 + math.cos(math.pi * part))
 
 
-Protocol = Cached | Augmented
+@dataclass(frozen=True)
+class Neighbours:
+    """Weighted k-nearest neighbours alone: nothing is trained, nothing chosen, nothing random.
+
+    Args:
+        k: neighbours that vote.
+        temperature: a vote weighs exp(cosine similarity / temperature).
+        subset: what part of the training images it is given; "": all.
+    """
+
+    k: int
+    temperature: float
+    subset: str = ""
+    num_seeds: ClassVar[int] = 1
+    holdout: ClassVar[float] = 0.0
+
+    @property
+    def id(self) -> str:
+        """Returns "knn-k20-T0.07": the name of its metric, too."""
+        return on_subset(f"knn-k{self.k}-T{self.temperature:g}", self.subset)
+
+
+Protocol = Cached | Augmented | Neighbours
 
 PROTOCOLS: dict[str, Protocol] = {
     p.id: p
@@ -186,6 +208,9 @@ PROTOCOLS: dict[str, Protocol] = {
             holdout=0.01,
             epochs_of_name=10,
         ),
+        Neighbours(KNN_K, KNN_TEMPERATURE),
+        # vturrisi/solo-learn at 9187ea3 and lightly-ai/lightly at e8d317f have 200 and 0.1 among others.
+        Neighbours(200, 0.1),
     )
 }
 
@@ -194,14 +219,17 @@ def find(name: str, epochs: int | None = None) -> Protocol:
     """Returns the protocol of that id; other epochs make it another protocol, with another id ("bt-10ep").
 
     Raises:
-        ValueError: unknown name (with a suggestion), or epochs below 1.
+        ValueError: unknown name (with a suggestion), epochs below 1, or of a protocol that has none.
     """
     if name not in PROTOCOLS:
         close = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ValueError(f"unknown protocol {name!r}: {hint}There are {', '.join(PROTOCOLS)}")
+    protocol = PROTOCOLS[name]
     if epochs is None:
-        return PROTOCOLS[name]
+        return protocol
+    if isinstance(protocol, Neighbours):
+        raise ValueError(f"--epochs {epochs}: protocol {name} trains nothing; leave it out")
     if epochs < 1:
         raise ValueError(f"--epochs {epochs} should be at least 1")
-    return replace(PROTOCOLS[name], epochs=epochs)
+    return replace(protocol, epochs=epochs)

@@ -47,7 +47,7 @@ class Row:
     diagnostics: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
-Look = Callable[[Row, Tensor, Tensor, Tensor], None]
+Look = Callable[[Row, Tensor | None, Tensor, Tensor], None]
 
 
 def evaluate(
@@ -63,7 +63,7 @@ def evaluate(
     look: Look | None = None,
     on_test: bool = True,
 ) -> list[Row]:
-    """Returns a row for each encoder: linear top-1 and top-5 under the protocol's name, and k-NN top-1.
+    """Returns a row for each encoder: linear top-1 and top-5 under the protocol's name, and k-NN top-1 or that alone.
 
     Under `Cached` no image or label of the test split is read before all choices are made. Top-5 is left out where
     there are five classes or fewer. Then come rows of the same heads on each of the `further` test sets, without k-NN.
@@ -71,8 +71,8 @@ def evaluate(
 
     Args:
         states: folder in which trainings on augmented images keep what they need to go on after a stop.
-        look: is called with each encoder's row, the confidence (M,) of its probe's first seed, and what the encoder
-            itself gives for both splits, (N, D) and (M, D).
+        look: is called with each encoder's row, the confidence (M,) of its probe's first seed (None: no probe), and
+            what the encoder itself gives for both splits, (N, D) and (M, D).
         on_test: train the heads of all settings once more, for what is best on the test split under `Cached`.
 
     Raises:
@@ -96,31 +96,36 @@ def evaluate(
     for name, encoder in extractor.encoders.items():
         began = time.monotonic()
         sets = Labelled(train[name], labels), Labelled(test[name], test_labels)
+        classifier, beside = fitted.get(name), {}
         if isinstance(protocol, Augmented):
             folder = states / name.replace(" ", "-") if states else None
             what = f"{protocol.id}, {name}"
             classifier, curves = fit_augmented(encoder, extractor, train_set, *sets, protocol, seeds, what, folder)
             beside = curves.best_on_test()
-        elif extractor.world.is_main:
-            classifier, beside = fitted[name], {}
-            if on_test:
-                beside = best_on_test(*sets, kinds_of(encoder), num_classes, protocol, seeds[0], device)
         if not extractor.world.is_main:
             continue
-        top = classifier.top(test[name])
-        metrics = accuracies(top, test_labels) | beside
-        if num_classes <= 5:
-            metrics = {key: metric for key, metric in metrics.items() if "top5" not in key}
+        if isinstance(protocol, Cached) and on_test:
+            beside = best_on_test(*sets, kinds_of(encoder), num_classes, protocol, seeds[0], device)
+        named: dict[str, Metric] = {}
+        selected, predicted = {}, None
+        if classifier:
+            top = classifier.top(test[name])
+            metrics = accuracies(top, test_labels) | beside
+            named = {
+                f"linear-{protocol.id}/{key}": metric
+                for key, metric in metrics.items()
+                if "top5" not in key or num_classes > 5
+            }
+            selected, predicted, classifiers[name] = dict(classifier.selected), top[0, :, 0], classifier
         own = kinds_of(encoder)[LAST]
         found = knn.predict(train[name][:, own], labels, test[name][:, own], num_classes, k, temperature, device)
-        named = {f"linear-{protocol.id}/{key}": metric for key, metric in metrics.items()}
         neighbours = on_subset(knn.metric_name(k, temperature), protocol.subset)
         named[f"{neighbours}/top1"] = Metric.of((found == test_labels)[None])
         seconds[name] += time.monotonic() - began
-        rows.append(Row(name, named, dict(classifier.selected), top[0, :, 0], seconds=seconds[name]))
-        classifiers[name] = classifier
+        rows.append(Row(name, named, selected, predicted, seconds=seconds[name]))
         if look:
-            look(rows[-1], classifier.confidence(test[name]), train[name][:, own], test[name][:, own])
+            confidence = classifier.confidence(test[name]) if classifier else None
+            look(rows[-1], confidence, train[name][:, own], test[name][:, own])
     for other, features in zip(further, others, strict=True):
         for name, classifier in classifiers.items():
             found = other.accuracies(classifier, features[name])

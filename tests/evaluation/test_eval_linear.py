@@ -208,6 +208,31 @@ def test_a_generated_set_needs_no_data_and_data_means_other_images(run, images, 
     assert [(result["num_train"], result["data_root"]) for result in results] == [(40, None), (42, str(images))]
 
 
+def test_neighbours_alone(run, images, tmp_path, capsys):
+    """The same number as beside a probe; features that are kept serve both protocols of a network without blocks."""
+    kept = ["--features", str(tmp_path / "kept"), "--workers", "0", "--device", "cpu"]
+    assert eval_linear.main(["--run", str(run), *kept, "--knn-k", "20", "--epochs", "2"]) == 0
+    features = sorted((tmp_path / "kept").glob("*/features-*"))
+    assert len(features) == 2
+    times = [path.stat().st_mtime_ns for path in features]
+    assert eval_linear.main(["--run", str(run), *kept, "--protocol", "knn-k20-T0.07"]) == 0
+    beside, alone = (
+        json.loads((run / "eval" / f"{name}.json").read_text())["rows"][0] for name in ("cached-2ep", "knn-k20-T0.07")
+    )
+    assert alone["metrics"] == {"knn-k20-T0.07/top1": beside["metrics"]["knn-k20-T0.07/top1"]}
+    assert alone["diagnostics"] == beside["diagnostics"]
+    assert sorted((tmp_path / "kept").glob("*/features-*")) == features
+    assert [path.stat().st_mtime_ns for path in features] == times
+    capsys.readouterr()
+    argv = ["--run", str(run), "--protocol", "knn-k200-T0.1"]
+    assert "k 200 needs at least as many training images" in refused(capsys, *argv)
+    assert "--epochs 3: protocol knn-k200-T0.1 trains nothing" in refused(capsys, *argv, "--epochs", "3")
+    assert "--knn-k is of no use" in refused(capsys, *argv, "--knn-k", "5")
+    assert "--seeds is of no use" in refused(capsys, *argv, "--seeds", "2")
+    (tmp_path / "file").write_text("")
+    assert "it cannot be made" in refused(capsys, *argv[:2], "--features", str(tmp_path / "file"))
+
+
 def test_a_result_on_other_images_is_not_overwritten(run, images, tmp_path, capsys):
     (tmp_path / "other").symlink_to(images)
     assert eval_linear.main(["--run", str(run), *FAST]) == 0

@@ -26,9 +26,20 @@ def test_equals_the_slow_loop(gaussians, monkeypatch, k, temperature):
     scale = torch.linspace(0.5, 3, 90, dtype=torch.float32)[:, None]  # cosine does not see lengths
     expected = slow_loop((train * scale).double(), labels, test.double(), 5, k, temperature)
     assert len(expected.unique()) > 3  # no constant answer could pass
-    for chunk in (knn.CHUNK, 4 * 90, 1):
-        monkeypatch.setattr(knn, "CHUNK", chunk)
+    for bank, queries in ((knn.BANK, knn.QUERIES), (40, 7), (1, 1)):
+        monkeypatch.setattr(knn, "BANK", bank)
+        monkeypatch.setattr(knn, "QUERIES", queries)
         assert torch.equal(knn.predict(train * scale, labels, test, 5, k, temperature, CPU), expected)
+
+
+@pytest.mark.parametrize(("columns", "k"), [(4000, 3), (4000, 200), (97, 2), (97, 6), (97, 7), (97, 97), (5, 1)])
+def test_highest_is_topk(columns, k):
+    torch.manual_seed(0)
+    for x in (torch.randn(40, columns), torch.randint(3, (40, columns)).float()):  # many are equal
+        value, place = knn.highest(x, k)
+        assert torch.equal(value.sort(dim=1).values, x.topk(k, dim=1).values.flip(1))
+        assert torch.equal(x.gather(1, place), value)
+        assert all(len(row.unique()) == k for row in place)
 
 
 def test_the_weights_decide_not_the_count():
