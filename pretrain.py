@@ -444,6 +444,8 @@ def pretrain(name: str, argv: list[str]) -> int:
                 heartbeat.beat(step, "done")
             except (OSError, checkpoint.CheckpointError) as error:
                 raise Leave(SAVE_FAILED_EXIT, f"trained to the end and saved, but: {error}") from error
+            except stop.Stopped as stopped:  # started again, it evaluates
+                raise Leave(stop.STOPPED_EXIT, f"trained to the end and saved; its evaluation: {stopped}") from stopped
         code = 0
     except ValueError as error:  # no longer the command line's fault: the place it comes from is wanted
         raise RuntimeError(f"training failed at step {step}") from error

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training import stop
+
 from .classifier import CHUNK, Classifier, Head
 from .heads import Labelled
 from .intervals import Metric
@@ -206,6 +208,7 @@ def train_heads(
     seed, position = torch.arange(S, device=device)[:, None], torch.arange(batch, device=device)
 
     for step in range(num_steps):
+        stop.heed()
         if step % per_epoch == 0:
             order = torch.stack([rows[torch.randperm(N, generator=g)] for g in generators]).to(x.device)  # (S, N)
         start = step % per_epoch * batch

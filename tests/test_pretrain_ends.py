@@ -18,7 +18,7 @@ from data.decode import as_tensor
 from data.images import BadImage
 from data.order import epoch_order
 from tests.runs import QUIET, TINY, change_recipes, events, finish, losses, run, start, wait_for_step, weights
-from training import checkpoint
+from training import checkpoint, stop
 
 
 def children(pid: int) -> list[int]:
@@ -81,6 +81,22 @@ class HalfUnreadable:
 
     def name(self, index: int) -> str:
         return f"noise/{index}"
+
+
+def test_a_signal_while_the_encoder_is_evaluated_leaves_the_rest_to_the_next_start(
+    tmp_path: Path, main: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heed() -> None:
+        raise stop.Stopped("stopped by SIGTERM: run the same command again")
+
+    monkeypatch.setattr(stop, "heed", heed)
+    out = tmp_path / "out"
+    flags = ["--heatmap-every", "0", "--workers", "0", "--device", "cpu"]
+    assert main(["demo", "--out", str(out), *TINY, *flags]) == stop.STOPPED_EXIT
+    assert events(out, "stop")[0]["code"] == stop.STOPPED_EXIT
+    assert (out / "encoder").is_dir()
+    assert not (out / "done.json").exists()
+    assert not (out / "evaluation.json").exists()
 
 
 @dataclass(frozen=True)

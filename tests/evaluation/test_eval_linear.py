@@ -77,9 +77,12 @@ def test_a_stopped_evaluation_goes_on_by_the_same_command(run, capsys, monkeypat
     assert sorted(path.name for path in (run / "eval").iterdir()) == ["bt-2ep", "bt-2ep.json"]
 
 
-def test_a_signal_while_features_are_computed_ends_it_too(run, capsys, monkeypatch):
-    monkeypatch.setattr(stop, "pending", lambda: "SIGTERM")
+@pytest.mark.parametrize("when", [0, 1], ids=["features", "heads"])
+def test_a_signal_while_features_are_computed_or_heads_trained_ends_it_too(run, capsys, monkeypatch, when):
+    asked = iter(range(1000))
+    monkeypatch.setattr(stop, "pending", lambda: "SIGTERM" if next(asked) == when else None)
     assert eval_linear.main(["--run", str(run), *FAST]) == stop.STOPPED_EXIT
+    assert next(asked) == when + 1
     assert "stopped by SIGTERM: run the same command again" in capsys.readouterr().err
 
 

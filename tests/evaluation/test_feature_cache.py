@@ -17,6 +17,7 @@ from evaluation.features import Extractor, Pixels
 from evaluation.fingerprint import fingerprint
 from evaluation.subset import Balanced
 from parallel import World
+from training import stop
 
 ALONE = World(0, 1, torch.device("cpu"))
 VIEW = Center(resize=None, size=8)
@@ -171,6 +172,18 @@ def test_a_killed_extraction_goes_on(encoder, root, kept):
     assert read == 8
     assert torch.equal(rows, plain)
     assert not list(kept.glob("*/part-*"))
+
+
+def test_a_stopped_extraction_goes_on(encoder, root, kept, monkeypatch):
+    asked = iter(range(1000))
+    monkeypatch.setattr(stop, "pending", lambda: "SIGTERM" if next(asked) == 4 else None)
+    with pytest.raises(stop.Stopped):
+        extract(encoder, root, kept)  # in the third block of five
+    monkeypatch.undo()
+    monkeypatch.setattr(features, "ROWS", 5)
+    rows, read = extract(encoder, root, kept)
+    assert read == NUM - 10
+    assert torch.equal(rows, extract(encoder, root, None)[0])
 
 
 def damage(path):

@@ -25,6 +25,7 @@ from evaluation.protocols import find
 from models import Backbone, export_encoder
 from parallel import World
 from tests.ranks import run_ranks
+from training import stop
 from training.recipe import describe
 
 NUM, SIZE = 23, 2
@@ -73,7 +74,15 @@ def share(world: World, folder: Path) -> list[tuple[list[float], list[int]]]:
     for bad, place in ((21, None), (21, folder / "bad"), (0, folder / "bad")):
         with pytest.raises(ValueError, match=rf"marks\[{bad}\]: planted"):
             Extractor({"it": Mark()}, view, world, 0, 3, place)(images(bad))
+    features.stop.heed = stopped if world.rank == 1 else lambda: None
+    with pytest.raises(stop.Stopped, match="planted"):
+        Extractor({"it": Mark()}, view, world)(images())
+    features.stop.heed = lambda: None
     return results
+
+
+def stopped() -> None:
+    raise stop.Stopped("planted")
 
 
 def command(world: World, argv: list[str], missing_on: int | None = None) -> tuple[str, str]:

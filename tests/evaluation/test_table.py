@@ -8,8 +8,9 @@ from evaluation.augmented import Curves
 from evaluation.blocks import kinds_of, with_blocks
 from evaluation.checks import check_sets
 from evaluation.classifier import Classifier, Head
+from evaluation.feature_cache import tensors_of
 from evaluation.features import Extractor, Pixels
-from evaluation.protocols import PROTOCOLS, Augmented, Cached
+from evaluation.protocols import PROTOCOLS, Augmented, Cached, Neighbours
 from evaluation.table import Metric, Row, compare, evaluate, format_table
 from parallel import World
 
@@ -190,3 +191,26 @@ def test_a_transformers_probe_reads_any_kind_and_its_neighbours_its_own_output(c
     assert plain.selected["kind"] == "last"
     assert both.selected["kind"] in kinds_of(with_blocks(vit))
     assert both.metrics["knn-k20-T0.07/top1"] == plain.metrics["knn-k20-T0.07/top1"]
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [SHORT, Augmented("bt", epochs=1, batch_size=16, lrs=(0.3,)), Neighbours(5, 0.1)],
+    ids=lambda protocol: protocol.id,
+)
+def test_no_bit_of_the_encoder_changes(colours, encoder, protocol):
+    """BatchNorm's statistics included, whatever mode it comes in."""
+    encoder.train()
+    before = tensors_of(encoder)
+    assert "1.running_mean" in before
+    evaluate(extractor({"it": encoder}), colours(40, 6, seed=1), colours(30, 6, seed=2), protocol, [0], k=5)
+    assert tensors_of(encoder) == before
+
+
+def test_neighbours_alone_train_nothing(colours):
+    (row,) = evaluate(
+        extractor({"it": Pixels(1)}), colours(60, 6, seed=1), colours(30, 6, seed=2), Neighbours(3, 0.5), [0], 3, 0.5
+    )
+    assert list(row.metrics) == ["knn-k3-T0.5/top1"]
+    assert row.metrics["knn-k3-T0.5/top1"].mean > 90
+    assert (row.predicted, row.selected) == (None, {})
