@@ -89,8 +89,13 @@ def images(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path, images):
+    """Returns `write_run`."""
+    return write_run(tmp_path / "run", images)
+
+
+def write_run(folder: Path, images: Path) -> Path:
     """Returns the folder of a finished run, as pretrain.py leaves it."""
-    view, folder = Center(resize=18, size=16, mean=(0.4, 0.4, 0.4)), tmp_path / "run"
+    view = Center(resize=18, size=16, mean=(0.4, 0.4, 0.4))
     described = {
         "objective": {"kind": "JointEmbedding", "encoder": describe(SPEC)},
         "eval_view": describe(view),
@@ -98,7 +103,7 @@ def run(tmp_path, images):
     }
     folder.mkdir()
     (folder / "recipe.json").write_text(json.dumps({"format": 1, "recipe": "test", "described": described}))
-    attempts = [{"folder": str(tmp_path), "place": {"data": str(images)}}]
+    attempts = [{"folder": str(folder.parent), "place": {"data": str(images)}}]
     (folder / "environment.json").write_text(json.dumps({"attempts": attempts}))
     torch.manual_seed(0)
     preprocessing = {"input_size": (3, 16, 16), "mean": view.mean, "std": view.std}

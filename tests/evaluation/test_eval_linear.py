@@ -11,11 +11,14 @@ import torch
 import eval_linear
 from augmentations import Center
 from data import Shapes
+from evaluation.command import parse
+from parallel import World
 from tests.evaluation.conftest import SPEC
 from training import checkpoint, stop
 from training.recipe import describe
 
 ROOT = Path(__file__).parents[2]
+ALONE = World(0, 1, torch.device("cpu"))
 FAST = ["--workers", "0", "--device", "cpu", "--epochs", "2", "--knn-k", "3"]
 
 
@@ -209,6 +212,16 @@ def test_a_generated_set_needs_no_data_and_data_means_other_images(run, images, 
         results.append(json.loads(Path(argv[-1] if argv else run / "eval" / "cached-2ep.json").read_text()))
     assert [result["data"]["kind"] for result in results] == ["Shapes", "ImageFolder"]
     assert [(result["num_train"], result["data_root"]) for result in results] == [(40, None), (42, str(images))]
+
+
+def test_ranks_of_slurm_meet_in_a_folder_that_all_see(run, tmp_path, monkeypatch):
+    met = []
+    monkeypatch.setattr("parallel.start_world", lambda device, folder: (met.append(folder), ALONE)[1])
+    weights = ["--weights", str(tmp_path / "weights" / "file.pth"), "--data", "DATA"]
+    out = ["--out", str(tmp_path / "results" / "out.json")]
+    for argv in (["--run", str(run)], ["--run", str(run), *out], weights, [*weights, *out]):
+        eval_linear.start(parse(argv, ""))
+    assert met == [run, run, tmp_path / "weights", tmp_path / "results"]
 
 
 def test_neighbours_alone(run, images, tmp_path, capsys):
