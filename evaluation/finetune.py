@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from augmentations import mix
 from data import ImageSet
-from data.packed import store_of
 from parallel import World, average_gradients, synchronise_batch_norm
 from training.recipe import describe
 
@@ -31,7 +30,7 @@ from .intervals import Metric
 from .results import Part, result_file
 from .resumable import Course, learn, state_folder
 from .subject import check_side, filled
-from .subset import described, part_of, subset_of
+from .subset import facts_of_sets, part_of, subset_of
 from .table import Row, accuracies, format_table
 
 
@@ -189,9 +188,9 @@ def finetuning(args: Arguments, world: World) -> Part:
     encoder, account = filled(args.subject, backbone)
     check_side(encoder, view)
     images = {"data": spec, "data_root": str(root) if root else None, "view": view}
-    out = result_file(args, protocol.id, images)
     all_train, test_set = spec.open(root, "train"), spec.open(root, "test")
     train_set = part_of(all_train, subset)
+    out = result_file(args, protocol.id, images)
     check_classes(train_set, test_set)
     torch.manual_seed(0)
     untrained, width = backbone.build()
@@ -200,11 +199,7 @@ def finetuning(args: Arguments, world: World) -> Part:
         "weights": account,
         "backbone": backbone,
         **images,
-        "store": store_of(all_train),
-        "subset": described(subset, train_set) if subset else None,
-        "num_train": len(train_set),
-        "num_test": len(test_set),
-        "classes": train_set.classes,
+        **facts_of_sets(all_train, subset, train_set, test_set),
         "seeds": list(seeds),
     }
     states = state_folder(out, {"protocol": protocol, **facts})

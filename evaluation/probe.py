@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from augmentations import Center
-from data.packed import store_of
 from parallel import World
 from training.recipe import describe
 
@@ -26,7 +25,7 @@ from .results import Part, result_file
 from .resumable import state_folder
 from .run_folder import read_run
 from .subject import check_side, filled
-from .subset import described, part_of, subset_of
+from .subset import facts_of_sets, part_of, subset_of
 from .table import PIXELS, Row, evaluate, format_table, label
 from .transfer import open_transfers
 
@@ -51,10 +50,10 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
     images = {"data": spec, "data_root": str(root) if root else None, "view": view}
     if subset := subset_of(args.images):
         protocol = replace(protocol, subset=subset.id)
-    out = result_file(args, protocol.id, images)
-    _check_writable(place.features)
     all_train, test_set = spec.open(root, "train"), spec.open(root, "test")
     train_set = part_of(all_train, subset)
+    out = result_file(args, protocol.id, images)
+    _check_writable(place.features)
     check_sets(train_set, test_set, protocol, method.knn_k, method.knn_temperature)
     further = further_sets(args.images, test_set)
     transfers = open_transfers(args.images.transfer, protocol, method)
@@ -68,11 +67,7 @@ def linear_probe(args: Arguments, protocol: Protocol, world: World) -> Part:
         "weights": account,
         "backbone": backbone,
         **images,
-        "store": store_of(all_train),
-        "subset": described(subset, train_set) if subset else None,
-        "num_train": len(train_set),
-        "num_test": len(test_set),
-        "classes": train_set.classes,
+        **facts_of_sets(all_train, subset, train_set, test_set),
         "seeds": list(seeds),
         "further_tests": [other.facts() for other in further],
         "transfers": [other.facts() for other in transfers],

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from data import ImageSet
 from data.order import epoch_order
+from data.packed import store_of
 
 from .flags import Images
 
@@ -161,6 +163,21 @@ def described(subset: Balanced | Listed, taken: ImageSet) -> dict[str, object]:
     """Returns what a result keeps of its subset: which, how many images, and the digest of their names."""
     names = (taken.name(row).rpartition("/")[2] for row in range(len(taken)))
     return {"id": subset.id, "num_images": len(taken), "sha256_of_names": digest(names)}
+
+
+def facts_of_sets(whole: ImageSet, subset: Balanced | Listed | None, taken: ImageSet, test: ImageSet) -> dict[str, Any]:
+    """Returns what a result keeps of its images: store, subset, sizes and classes.
+
+    Args:
+        whole: all training images. taken: those that `subset` means. test: the test split.
+    """
+    return {
+        "store": store_of(whole),
+        "subset": described(subset, taken) if subset else None,
+        "num_train": len(taken),
+        "num_test": len(test),
+        "classes": taken.classes,
+    }
 
 
 def _names(file: str) -> list[str]:

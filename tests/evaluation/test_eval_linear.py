@@ -256,6 +256,8 @@ def test_a_result_on_other_images_is_not_overwritten(run, images, tmp_path, caps
     capsys.readouterr()
     err = refused(capsys, "--run", str(run), *FAST, "--data", str(tmp_path / "other"))
     assert "holds another result (data_root: " in err
+    missing = ["--data", str(tmp_path / "absent")]
+    assert "absent: no such folder" in refused(capsys, "--run", str(run), *FAST, *missing), "the result was blamed"
     assert "view.resize: 18 there, 20 here" in refused(capsys, "--run", str(run), *FAST, "--resize", "20")
     assert (run / "eval" / "cached-2ep.json").read_bytes() == before
     assert eval_linear.main(["--run", str(run), *FAST]) == 0  # the same images: replaced
