@@ -29,6 +29,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import recipes
@@ -128,7 +129,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     from data.packed import store_of
     from data.resident import ResidentLoader, hold
     from data.stage import stage
-    from diagnostics.heartbeat import Heartbeat
+    from diagnostics.heartbeat import NAME, Heartbeat
     from diagnostics.probe import Probe
     from diagnostics.progress import Progress
     from diagnostics.record import Record, read_events
@@ -139,7 +140,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     from objectives.backward import Chunks, WholeBatch, batch_norm_rows
     from objectives.base import FEATURES
     from parallel import start_world, synchronise_batch_norm
-    from training import checkpoint, command, run_folder
+    from training import checkpoint, claim, command, run_folder
     from training.optimizers import describe_groups
     from training.schedule import learning_rate, set_learning_rate
 
@@ -196,6 +197,8 @@ def pretrain(name: str, argv: list[str]) -> int:
         if world.is_main:
             print(f"this run is finished: {place.out / 'encoder'}")
         return 0
+    mine = partial(claim.take, place.out, place.out / NAME, complain)
+    ask_main(mine)  # before its checkpoints are read
     checkpoints = place.out / "checkpoints"
     newest, damaged = world.from_main(checkpoint.newest(checkpoints) if world.is_main else None)
     if damaged and newest is None:
@@ -247,6 +250,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     # The folder becomes this run's only now: what was refused so far may be left out of the next command.
     source = recipes.source_text(name)
     ask_main(lambda: run_folder.open_run(place.out, name, asked.knobs, asked.described, source))
+    ask_main(mine)  # where it was not there before
     queue = iter(loader)  # workers start here, before other threads do
     hosts = world.collect(run_folder.describe_host(device))
     record = progress = heartbeat = probe = None

@@ -75,7 +75,9 @@ def judge(run: RunFiles, job: Job | None, answers: bool, now: float) -> tuple[st
             return "silent", f"no sign of life for {duration(quiet)}"
         return ("running" if run.heartbeat else "starting"), ""
     alive = bool(run.heartbeat) and run.phase not in OVER
-    if alive and run.is_alive_here():  # with a job that ended: somebody resumed it by hand
+    fresh = alive and age is not None and age < FRESH_S
+    # With a job that ended: somebody resumed it by hand, or it was refused since another trains the run.
+    if alive and (run.is_alive_here() or (fresh and run.outlived)):
         return (run.phase if run.phase in GOING else "running"), ""
     if job and job.ended:
         return job.state.lower().replace("_", " "), run.why_ended() or job.reason
@@ -83,7 +85,7 @@ def judge(run: RunFiles, job: Job | None, answers: bool, now: float) -> tuple[st
         return job.state.lower().replace("_", " "), job.reason
     if run.ending:
         return "stopped", run.why_ended()
-    if alive and age is not None and age < FRESH_S:
+    if fresh:
         return (run.phase if run.phase in GOING else "running"), ""
     if run.phase in OVER:
         return "stopped", ""

@@ -65,10 +65,18 @@ class RunFiles:
     @cached_property
     def ending(self) -> dict[str, Any] | None:
         """The event by which the newest start ended; None if it goes on, or ended without a word."""
+        return None if self.outlived else self._told_end
+
+    @cached_property
+    def outlived(self) -> bool:
+        """Whether the run goes on although its newest start has ended: that was refused, another trains it."""
+        end = self._told_end
+        return end is not None and self.heartbeat.get("time", 0.0) >= end["time"] + SKEW_S
+
+    @cached_property
+    def _told_end(self) -> dict[str, Any] | None:
         told = [event for event in self.events if event.get("event") in ("submitted", "start", "stop", "failed")]
-        if not told or told[-1]["event"] in ("submitted", "start"):
-            return None
-        return told[-1] if self.heartbeat.get("time", 0.0) < told[-1]["time"] + SKEW_S else None
+        return told[-1] if told and told[-1]["event"] in ("stop", "failed") else None
 
     @property
     def phase(self) -> str:

@@ -80,6 +80,15 @@ def test_the_verdict_is_told(run: Path, job: Job | None) -> None:
     assert row["why"] == "rank 1 on n2 failed: exit code 1; not requeued, it failed"
 
 
+def test_a_job_that_was_refused_does_not_hide_the_one_that_trains(run: Path) -> None:
+    refused = {"rank": 0, "host": "n3", "reason": "bad input", "verdict": "see above"}
+    event(run, "failed", 120, job="8", restart=0, step=200, progress=False, **refused)
+    beat(run, ago=3)
+    assert look(run, Job("FAILED", "NonZeroExitCode", "n3"))["state"] == "running"
+    beat(run, ago=130)
+    assert look(run, Job("FAILED", "NonZeroExitCode", "n3"))["state"] == "failed"
+
+
 def test_a_requeued_job_forgets_the_heartbeat_of_its_first_start(run: Path) -> None:
     beat(run, ago=100)
     event(run, "stop", 90, restart=0, step=310, signal="SIGUSR2", verdict="requeued")

@@ -1,0 +1,111 @@
+"""One process at a time trains a run: the same command started twice is refused, and a run whose process died is free.
+
+Two at once would end at the same weights, but each removes the other's checkpoints and every line stands twice in the
+record. A lock of the system says who is there, and is gone with its process however that ends. But over a network the
+lock of a host that died may outlive it, so a lock alone keeps nobody from resuming: its holder must be seen to live,
+too. Standard library only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+NAME = ".claim"
+PATIENCE_S = 30.0  # several beats, and the time for which NFS may show an old file
+
+
+_held: dict[Path, int] = {}  # open files: closing one would give its folder back
+
+
+def take(folder: Path, pulse: Path, say: Callable[[str], object], patience: float | None = None) -> None:
+    """Claims a run folder for this process until it ends, if the folder is there. The main rank does so, for all.
+
+    Where the file system has no locks (Lustre without its mount option `flock`), nothing is claimed or refused.
+
+    Args:
+        folder: the run folder.
+        pulse: a file that whoever trains there writes anew every few seconds.
+        say: is given a line about a holder that is waited for.
+        patience: seconds in which a holder may end, or shows that it lives; None: PATIENCE_S.
+
+    Raises:
+        ValueError: another process trains there, and goes on doing so.
+    """
+    if folder in _held or not folder.is_dir():
+        return
+    try:
+        file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:  # the first file that matters says why
+        return
+    try:
+        if not _lock(file):
+            _wait(file, folder, pulse, say, PATIENCE_S if patience is None else patience)
+    except BaseException:
+        os.close(file)
+        raise
+    _held[folder] = file
+    os.ftruncate(file, 0)
+    os.pwrite(file, json.dumps(_ourselves()).encode() + b"\n", 0)
+
+
+def _lock(file: int) -> bool:
+    """Returns False where another process has it; True, too, where there are no locks.
+
+    Such a lock is the process's own: data workers that outlive a kill do not hold it.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _wait(file: int, folder: Path, pulse: Path, say: Callable[[str], object], patience: float) -> None:
+    """Returns when the holder has ended, or has shown no sign of life.
+
+    Raises:
+        ValueError: it lives.
+    """
+    before, holder = _beat(pulse), _holder(file)
+    say(f"{folder} is being trained by {holder}; waiting {patience:g} s for its end")
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        time.sleep(min(0.5, patience / 10))
+        if _lock(file):
+            return
+    if _beat(pulse) != before:
+        raise ValueError(
+            f"--out {folder} is being trained by {holder}: one process trains a run at a time. "
+            "Stop that one (it saves), or take another folder"
+        )
+    say(f"{holder} has given no sign of life for {patience:g} s: going on without it")
+
+
+def _beat(pulse: Path) -> bytes:
+    try:
+        return pulse.read_bytes()
+    except OSError:
+        return b""
+
+
+def _ourselves() -> dict[str, str | int]:
+    job = os.environ.get("SLURM_JOB_ID", "")
+    host = os.environ.get("SLURMD_NODENAME") or platform.node()
+    return {"host": host, "pid": os.getpid(), "job": job, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+
+def _holder(file: int) -> str:
+    try:
+        note = json.loads(os.pread(file, 4096, 0))
+        job = f" (job {note['job']})" if note["job"] else ""
+        return f"process {note['pid']} on {note['host']}{job}, since {note['since']}"
+    except (ValueError, KeyError, TypeError):  # it has only just come
+        return "another process"
