@@ -192,13 +192,17 @@ def pretrain(name: str, argv: list[str]) -> int:
         if refused := world.from_main(refused):
             raise ValueError(refused)
 
-    ask_main(lambda: run_folder.find_run(place.out, name, asked.described))
+    mine = partial(claim.take, place.out, place.out / NAME, complain)
+
+    def find_run() -> None:
+        if run_folder.find_run(place.out, name, asked.described) and not checkpoint.is_done(place.out):
+            mine()  # before its checkpoints are read
+
+    ask_main(find_run)
     if world.from_main(checkpoint.is_done(place.out)):
         if world.is_main:
             print(f"this run is finished: {place.out / 'encoder'}")
         return 0
-    mine = partial(claim.take, place.out, place.out / NAME, complain)
-    ask_main(mine)  # before its checkpoints are read
     checkpoints = place.out / "checkpoints"
     newest, damaged = world.from_main(checkpoint.newest(checkpoints) if world.is_main else None)
     if damaged and newest is None:
@@ -250,7 +254,7 @@ def pretrain(name: str, argv: list[str]) -> int:
     # The folder becomes this run's only now: what was refused so far may be left out of the next command.
     source = recipes.source_text(name)
     ask_main(lambda: run_folder.open_run(place.out, name, asked.knobs, asked.described, source))
-    ask_main(mine)  # where it was not there before
+    ask_main(mine)  # a new folder is one only now
     queue = iter(loader)  # workers start here, before other threads do
     hosts = world.collect(run_folder.describe_host(device))
     record = progress = heartbeat = probe = None

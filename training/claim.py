@@ -8,6 +8,7 @@ too. Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -15,10 +16,10 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 NAME = ".claim"
 PATIENCE_S = 30.0  # several beats, and the time for which NFS may show an old file
-
 
 _held: dict[Path, int] = {}  # open files: closing one would give its folder back
 
@@ -50,8 +51,9 @@ def take(folder: Path, pulse: Path, say: Callable[[str], object], patience: floa
         os.close(file)
         raise
     _held[folder] = file
-    os.ftruncate(file, 0)
-    os.pwrite(file, json.dumps(_ourselves()).encode() + b"\n", 0)
+    with contextlib.suppress(OSError):  # a full disk: the holder has no name, that is all
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(_ourselves()).encode() + b"\n", 0)
 
 
 def _lock(file: int) -> bool:
@@ -69,24 +71,31 @@ def _lock(file: int) -> bool:
 
 
 def _wait(file: int, folder: Path, pulse: Path, say: Callable[[str], object], patience: float) -> None:
-    """Returns when the holder has ended, or has shown no sign of life.
+    """Returns when the holder has ended, or has shown no sign of life, or is an earlier start of the same job.
+
+    Slurm starts a job again when it has lost its node. The processes there may live for a while.
 
     Raises:
         ValueError: it lives.
     """
-    before, holder = _beat(pulse), _holder(file)
+    before, note, ours = _beat(pulse), _note(file), _ourselves()
+    job = f" (job {note['job']})" if note.get("job") else ""
+    holder = f"process {note['pid']} on {note['host']}{job}, since {note['since']}" if note else "another process"
     say(f"{folder} is being trained by {holder}; waiting {patience:g} s for its end")
     end = time.monotonic() + patience
     while time.monotonic() < end:
         time.sleep(min(0.5, patience / 10))
         if _lock(file):
             return
-    if _beat(pulse) != before:
+    if note.get("job") and note["job"] == ours["job"] and note["restart"] != ours["restart"]:
+        say(f"{holder} is an earlier start of this job: going on without it")
+    elif _beat(pulse) != before:
         raise ValueError(
             f"--out {folder} is being trained by {holder}: one process trains a run at a time. "
             "Stop that one (it saves), or take another folder"
         )
-    say(f"{holder} has given no sign of life for {patience:g} s: going on without it")
+    else:
+        say(f"{holder} has given no sign of life for {patience:g} s: going on without it")
 
 
 def _beat(pulse: Path) -> bytes:
@@ -96,16 +105,16 @@ def _beat(pulse: Path) -> bytes:
         return b""
 
 
-def _ourselves() -> dict[str, str | int]:
-    job = os.environ.get("SLURM_JOB_ID", "")
+def _ourselves() -> dict[str, Any]:
+    job, restart = (os.environ.get(name) or "" for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
     host = os.environ.get("SLURMD_NODENAME") or platform.node()
-    return {"host": host, "pid": os.getpid(), "job": job, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return {"host": host, "pid": os.getpid(), "job": job, "restart": restart, "since": since}
 
 
-def _holder(file: int) -> str:
+def _note(file: int) -> dict[str, Any]:
+    """Returns what the holder left, {} where it has only just come."""
     try:
-        note = json.loads(os.pread(file, 4096, 0))
-        job = f" (job {note['job']})" if note["job"] else ""
-        return f"process {note['pid']} on {note['host']}{job}, since {note['since']}"
-    except (ValueError, KeyError, TypeError):  # it has only just come
-        return "another process"
+        return json.loads(os.pread(file, 4096, 0))
+    except ValueError:
+        return {}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,22 @@ def test_a_holder_without_a_sign_of_life_keeps_nobody_from_resuming(tmp_path: Pa
         take(tmp_path, said, patience=0.3)
         assert process.poll() is None
     assert "no sign of life for 0.3 s" in said[-1]
+
+
+@pytest.mark.parametrize(("restart", "refused"), [("0", True), ("1", False)])
+def test_a_job_started_again_is_not_refused_for_what_slurm_has_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: str, refused: bool
+) -> None:
+    """A node may come back to Slurm with the old start alive; if the new one had given up, nobody would train."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    said: list[str] = []
+    with running(HOLDER, str(tmp_path), "1000") as process:
+        assert line(process) == "held"
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
+        with pytest.raises(ValueError, match=r"\(job 7\)") if refused else nullcontext():
+            take(tmp_path, said, patience=0.5)
+    assert refused or "an earlier start of this job" in said[-1]
 
 
 def test_a_killed_holder_is_gone_at_once(tmp_path: Path) -> None:
