@@ -129,7 +129,8 @@ def pretrain(name: str, argv: list[str]) -> int:
     from data.packed import store_of
     from data.resident import ResidentLoader, hold
     from data.stage import stage
-    from diagnostics.heartbeat import NAME, Heartbeat
+    from diagnostics.heartbeat import NAME as HEARTBEAT
+    from diagnostics.heartbeat import Heartbeat
     from diagnostics.probe import Probe
     from diagnostics.progress import Progress
     from diagnostics.record import Record, read_events
@@ -192,7 +193,7 @@ def pretrain(name: str, argv: list[str]) -> int:
         if refused := world.from_main(refused):
             raise ValueError(refused)
 
-    mine = partial(claim.take, place.out, place.out / NAME, complain)
+    mine = partial(claim.take, place.out, place.out / HEARTBEAT, complain)
 
     def find_run() -> None:
         if run_folder.find_run(place.out, name, asked.described) and not checkpoint.is_done(place.out):

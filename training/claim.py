@@ -2,8 +2,8 @@
 
 Two at once would end at the same weights, but each removes the other's checkpoints and every line stands twice in the
 record. A lock of the system says who is there, and is gone with its process however that ends. But over a network the
-lock of a host that died may outlive it, so a lock alone keeps nobody from resuming: its holder must be seen to live,
-too. Standard library only.
+lock of a host that died may outlive it, so the lock of another host alone keeps nobody from resuming: its holder must
+have come lately, or be seen to live. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from typing import Any
 
 NAME = ".claim"
 PATIENCE_S = 30.0  # several beats, and the time for which NFS may show an old file
+STARTING_S = (
+    600.0  # in which a run copies its shards, compiles, and makes the first step, before which it does not beat
+)
 
 _held: dict[Path, int] = {}  # open files: closing one would give its folder back
 
@@ -73,23 +76,24 @@ def _lock(file: int) -> bool:
 def _wait(file: int, folder: Path, pulse: Path, say: Callable[[str], object], patience: float) -> None:
     """Returns when the holder has ended, or has shown no sign of life, or is an earlier start of the same job.
 
-    Slurm starts a job again when it has lost its node. The processes there may live for a while.
+    On this host the lock itself is one. Slurm starts a job again when it has lost its node, whose processes may live
+    for a while.
 
     Raises:
         ValueError: it lives.
     """
-    before, note, ours = _beat(pulse), _note(file), _ourselves()
-    job = f" (job {note['job']})" if note.get("job") else ""
-    holder = f"process {note['pid']} on {note['host']}{job}, since {note['since']}" if note else "another process"
-    say(f"{folder} is being trained by {holder}; waiting {patience:g} s for its end")
+    before, ours = _beat(pulse), _ourselves()
+    say(f"{folder} is being trained by {_named(_note(file))}; waiting {patience:g} s for its end")
     end = time.monotonic() + patience
     while time.monotonic() < end:
         time.sleep(min(0.5, patience / 10))
         if _lock(file):
             return
+    note = _note(file)  # by now whoever came a moment before us has left one
+    holder, recent = _named(note), time.time() - note.get("since", 0) < STARTING_S
     if note.get("job") and note["job"] == ours["job"] and note["restart"] != ours["restart"]:
         say(f"{holder} is an earlier start of this job: going on without it")
-    elif _beat(pulse) != before:
+    elif note.get("host") == ours["host"] or recent or _beat(pulse) != before:
         raise ValueError(
             f"--out {folder} is being trained by {holder}: one process trains a run at a time. "
             "Stop that one (it saves), or take another folder"
@@ -108,8 +112,7 @@ def _beat(pulse: Path) -> bytes:
 def _ourselves() -> dict[str, Any]:
     job, restart = (os.environ.get(name) or "" for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
     host = os.environ.get("SLURMD_NODENAME") or platform.node()
-    since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    return {"host": host, "pid": os.getpid(), "job": job, "restart": restart, "since": since}
+    return {"host": host, "pid": os.getpid(), "job": job, "restart": restart, "since": time.time()}
 
 
 def _note(file: int) -> dict[str, Any]:
@@ -118,3 +121,11 @@ def _note(file: int) -> dict[str, Any]:
         return json.loads(os.pread(file, 4096, 0))
     except ValueError:
         return {}
+
+
+def _named(note: dict[str, Any]) -> str:
+    if not note:
+        return "another process"
+    job = f" (job {note['job']})" if note["job"] else ""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(note["since"]))
+    return f"process {note['pid']} on {note['host']}{job}, since {since}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import QUIET, TINY, finish, losses, run, start, wait_for_step, weights
+from tests.runs import QUIET, ROOT, TINY, environment, finish, losses, run, start, wait_for_step, weights
 from tests.training.test_stop import line, running
 from training import claim, stop
 
@@ -33,6 +34,7 @@ for beat in range(beats):
 if beats == 0:
     time.sleep(60)
 """
+LONG_AGO = 1000.0  # seconds: longer than a run may take to its first beat
 
 
 def take(folder: Path, said: list[str] | None = None, patience: float = 1.0) -> None:
@@ -48,13 +50,29 @@ def nothing_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         os.close(file)
 
 
-def test_a_living_holder_is_named_and_keeps_others_out(tmp_path: Path) -> None:
+def elsewhere(folder: Path, ago: float) -> None:
+    """Has the holder's note say that it runs on another host, since `ago` seconds."""
+    note = json.loads((folder / claim.NAME).read_text())
+    (folder / claim.NAME).write_text(json.dumps(note | {"host": "n9", "since": time.time() - ago}))
+
+
+@pytest.mark.parametrize(
+    ("beats", "host", "ago"),
+    [(1000, "n9", LONG_AGO), (0, "n9", 5.0), (0, None, 0.0)],
+    ids=["it beats", "it has only just started", "on this host"],
+)
+def test_a_living_holder_is_named_and_keeps_others_out(
+    tmp_path: Path, beats: int, host: str | None, ago: float
+) -> None:
     said: list[str] = []
-    with running(HOLDER, str(tmp_path), "1000") as process:
+    with running(HOLDER, str(tmp_path), str(beats)) as process:
         assert line(process) == "held"
-        with pytest.raises(ValueError, match=f"being trained by process {process.pid} on .*one process trains a run"):
-            take(tmp_path, said)
-        assert f"process {process.pid} on " in said[0]
+        if host:
+            elsewhere(tmp_path, ago)
+        who = f"process {process.pid} on {host or platform.node()}, since "
+        with pytest.raises(ValueError, match=f"being trained by {who}.*one process trains a run"):
+            take(tmp_path, said, patience=0.5)
+        assert who in said[0]
     assert len(said) == 1
 
 
@@ -74,6 +92,7 @@ def test_a_holder_without_a_sign_of_life_keeps_nobody_from_resuming(tmp_path: Pa
     said: list[str] = []
     with running(HOLDER, str(tmp_path), "0") as process:
         assert line(process) == "held"
+        elsewhere(tmp_path, LONG_AGO)
         take(tmp_path, said, patience=0.3)
         assert process.poll() is None
     assert "no sign of life for 0.3 s" in said[-1]
@@ -128,17 +147,13 @@ def test_the_same_command_twice_at_once(undisturbed: Path, tmp_path: Path) -> No
     first = start(out, *flags)
     try:
         wait_for_step(out, 2, first)
-        first.send_signal(signal.SIGSTOP)  # it would be over too soon: its beats are made here
+        first.send_signal(signal.SIGSTOP)  # it would be over too soon
         short = "import sys, pretrain; from training import claim; claim.PATIENCE_S = 2"
         short += "; sys.exit(pretrain.main(sys.argv[1:]))"
         command = [sys.executable, "-c", short, "demo", "--out", str(out), *flags]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as second:
-            while second.poll() is None:
-                (out / "heartbeat.json").write_text(json.dumps({"time": time.time()}))
-                time.sleep(0.05)
-            text = second.communicate()[0]
-        assert second.returncode == stop.BAD_INPUT_EXIT, text
-        assert f"pretrain.py: --out {out} is being trained by process {first.pid} on " in text
+        second = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+        assert second.returncode == stop.BAD_INPUT_EXIT, second.stderr
+        assert f"pretrain.py: --out {out} is being trained by process {first.pid} on " in second.stderr
     finally:
         first.send_signal(signal.SIGKILL)
         finish(first)
